@@ -68,8 +68,6 @@ def compute(cloud, given):
             "flavor_ref": flavors["tempest-1"].id, "flavor_ref_alt": flavors["tempest-2"].id, "min_microversion": low, "max_microversion": high,
             "min_compute_nodes": len(nodes), "build_timeout": 120, "build_interval": 1, "fixed_network_name": "", "catalog_type": "compute",
             "hypervisor_type": "QEMU",
-            # A shelved server stays on its node.
-            "shelved_offload_time": "-1",
         },
         "compute-feature-enabled": {
             "resize": "true", "pause": "true", "suspend": "true", "shelve": "true", "rescue": "true", "snapshot": "true", "interface_attach": "true",

@@ -66,6 +66,16 @@ impl Images {
         self.images.synced().await;
     }
 
+    /// The image of this name.
+    pub(crate) fn of(&self, namespace: &str, name: &str) -> Option<Arc<Image>> {
+        self.images.get(Some(namespace), name)
+    }
+
+    /// Whether an image is still to be made of the root disk of the machine of this name.
+    pub(crate) fn is_any_being_made_of(&self, namespace: &str, machine: &str) -> bool {
+        self.images.in_namespace(namespace).iter().any(|image| image.is_being_made_of_machine(machine))
+    }
+
     /// Sees to it that the image that something in `namespace` names so is here.
     pub(crate) async fn ready(&self, namespace: Option<&str>, name: &str) -> Result<Ready, ImageError> {
         let own = namespace.unwrap_or_default();

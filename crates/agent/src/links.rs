@@ -312,6 +312,17 @@ impl Links {
         self.networks.ensure(config).await?;
         self.networks.set_members(&uid, members).await?;
         self.networks.set_policy(&uid, policy).await?;
+        // Machines' ports can be given other addresses while they are plugged in.
+        for attachment in self.networks.attachments() {
+            let port = ports.iter().find(|port| port.metadata.uid.as_ref() == Some(&attachment.port_uid));
+            let Some(port) = port.filter(|_| attachment.pod_uid.is_none() && attachment.network_uid == uid)
+            else {
+                continue;
+            };
+            if let Ok((_, ips)) = addresses(port) {
+                self.networks.set_addresses(&attachment.port_uid, ips).await?;
+            }
+        }
         Ok(())
     }
 

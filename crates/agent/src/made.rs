@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::{ImageStore, VolumeDriver};
-use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::compute::{RunState, VirtualMachine};
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
@@ -115,6 +115,10 @@ impl Made {
             return Ok(None);
         }
         let Some(source) = self.source_of(&image) else { return Ok(None) };
+        if image.shelved().is_some_and(|uid| !is_shelved(&source, uid, &key.name)) {
+            // The machine was not told yet, or goes on: then the image goes.
+            return Ok(Some(AGAIN));
+        }
         // The node is written down first: whatever happens from here on, deleting the image also deletes its bytes.
         if phase_of(&image) == ImagePhase::Queued {
             let saving = json!({"phase": ImagePhase::Saving, "nodes": [self.shared.node]});
@@ -192,6 +196,14 @@ impl Made {
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// Whether an image's source is the machine with this uid, which is shelved into the image of this name.
+fn is_shelved(source: &Source, uid: &str, image: &str) -> bool {
+    let Source::Machine(machine) = source else { return false };
+    machine.metadata.uid.as_deref() == Some(uid)
+        && machine.spec.shelved_image.as_deref() == Some(image)
+        && machine.spec.run_state == RunState::Shelved
 }
 
 fn phase_of(image: &Image) -> ImagePhase {

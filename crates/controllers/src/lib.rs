@@ -35,11 +35,13 @@ pub mod podgc;
 pub mod policy;
 pub mod port;
 pub mod project;
+pub mod quota;
 mod remains;
 pub mod replicaset;
 pub mod role;
 pub mod service_cidr;
 mod settings;
+pub mod shelve;
 pub mod stateful;
 pub mod storage;
 pub mod transfer;
@@ -142,11 +144,13 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         orphan::run(context.clone()),
         port::run(context.clone()),
         project::run(context.clone()),
+        quota::run(context.clone()),
         service_cidr::run(context.clone()),
         storage::provision::run(context.clone()),
         volume::run(context.clone()),
         transfer::run(context.clone()),
         backup::run(context.clone()),
+        shelve::run(context.clone()),
         image::run(context.clone()),
     );
 }

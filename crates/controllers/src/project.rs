@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -43,7 +43,8 @@ pub async fn run(context: Context) {
     let grants = context.informers.of::<RoleGrant>();
     let bindings = context.informers.of::<RoleBinding>();
     let queue = Queue::new();
-    tokio::join!(projects.synced(), namespaces.synced(), grants.synced(), bindings.synced());
+    let quotas = context.informers.of::<ResourceQuota>();
+    tokio::join!(projects.synced(), namespaces.synced(), grants.synced(), bindings.synced(), quotas.synced());
     queue.feed(&grants, |grant| [Work::Grant(grant.name_any())]);
     queue.feed(&bindings, |binding| {
         // Also where somebody takes one away, or makes one up. The home namespace has its project's name.
@@ -54,7 +55,7 @@ pub async fn run(context: Context) {
         let project = namespace.labels().get(PROJECT_LABEL).cloned();
         [Some(Work::Namespace(namespace.name_any())), project.map(Work::Project)].into_iter().flatten()
     });
-    let work = Arc::new(Loop { context, projects, namespaces, grants, bindings });
+    let work = Arc::new(Loop { context, projects, namespaces, grants, bindings, quotas });
     run_loop("project", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -68,6 +69,7 @@ struct Loop {
     namespaces: Informer<Namespace>,
     grants: Informer<RoleGrant>,
     bindings: Informer<RoleBinding>,
+    quotas: Informer<ResourceQuota>,
 }
 
 impl Loop {
@@ -112,6 +114,7 @@ impl Loop {
         if home == Some(name) {
             return Ok(());
         }
+        crate::quota::fill(&self.quotas, &self.context.writer, name).await?;
         let patch = json!({"status": {"namespace": name}});
         match self.context.writer.merge_status::<Project>(None, name, &patch).await {
             Err(error) if !is_not_found(&error) => Err(error),

@@ -84,6 +84,29 @@ impl NodeNetworks {
         Ok(Tap { fd, ifname })
     }
 
+    /// Gives a VM's port other addresses while it is plugged in; what it may say follows, and flows of addresses that it has no more end.
+    /// Nothing happens where it has them, or is not plugged in. Pods have their addresses as long as they are.
+    ///
+    /// # Errors
+    /// As for [`Self::attach_pod`]; then the port has what it had.
+    pub async fn set_addresses(&self, port_uid: &str, ips: Vec<Ipv4Addr>) -> Result<()> {
+        let known = lock(&self.0.attachments).get(port_uid).cloned();
+        let Some(old) = known.filter(|known| known.pod_uid.is_none() && known.ips != ips) else {
+            return Ok(());
+        };
+        let network = self.need(&old.network_uid)?;
+        check::port(&network.view.get(), Some(old.mac), &ips)?;
+        let new = Attachment { ips, ..old.clone() };
+        self.claim(&new).await?;
+        let (ns, before, after) = (network.ns.clone(), old.clone(), new);
+        let made = namespace::blocking(move || ports::readdress(&ns, &before, &after)).await;
+        if made.is_err() {
+            lock(&self.0.attachments).insert(old.port_uid.clone(), old.clone());
+            self.save_attachment(&old).await?;
+        }
+        made
+    }
+
     /// Remembers a port that is about to be made, and says what it was before. A port that moved from another
     /// network leaves that one first.
     async fn claim(&self, new: &Attachment) -> Result<Option<Attachment>> {

@@ -47,7 +47,7 @@ mod uplink;
 mod view;
 
 pub use error::{NetworkError, Result};
-pub use metadata::{DRIVE_LABEL, GuestData, GuestLink, MetadataProvider, config_drive};
+pub use metadata::{DRIVE_LABEL, GuestData, GuestDisk, GuestLink, MetadataProvider, config_drive};
 pub use node::NodeNetworks;
 pub use teardown::{teardown, what_remains};
 pub use types::*;

@@ -217,6 +217,26 @@ pub(crate) fn attach_tap(
     joined.map(|()| fd)
 }
 
+/// Gives a port other addresses. Blocks.
+pub(crate) fn readdress(network: &Namespace, old: &Attachment, new: &Attachment) -> Result<()> {
+    let (scope, old, new) = (network.name.clone(), old.clone(), new.clone());
+    let gone: Vec<Ipv4Addr> = old.ips.iter().filter(|ip| !new.ips.contains(ip)).copied().collect();
+    let freed = gone.clone();
+    network.run(move || {
+        apply_rules(&scope, Some(&old), Some(&new))?;
+        let mut netlink = Netlink::connect()?;
+        let bridge = netlink.need_link(BRIDGE)?;
+        for ip in freed {
+            netlink.delete_neighbour(bridge, ip)?;
+        }
+        for ip in &new.ips {
+            netlink.set_neighbour(bridge, *ip, new.mac)?;
+        }
+        Ok(())
+    })?;
+    if gone.is_empty() { Ok(()) } else { forget_flows(network, gone) }
+}
+
 /// Forgets the flows of addresses that are free: who gets them next is no party to these. Blocks.
 pub(crate) fn forget_flows(network: &Namespace, ips: Vec<Ipv4Addr>) -> Result<()> {
     let of = move |flow: Flow| {

@@ -221,6 +221,16 @@ async fn a_tap_carries_frames_of_its_own_port_only() {
     assert!(answered(question(9, 9)), "its own address");
     assert!(!answered(question(9, 8)), "another's address");
     assert!(!answered(question(8, 9)), "another's MAC");
+    // It is given a second address, and loses it again, while it is plugged in.
+    let (own, second) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 8));
+    let port = "33333333-3333-4333-8333-333333333333";
+    node.set_addresses(port, vec![own, second]).await.unwrap();
+    assert!(answered(question(9, 8)), "its second address");
+    assert!(node.set_addresses(port, vec![Ipv4Addr::new(10, 0, 0, 1)]).await.is_err(), "the gateway's");
+    assert!(answered(question(9, 8)), "it has what it had");
+    node.set_addresses(port, vec![own]).await.unwrap();
+    assert!(!answered(question(9, 8)), "it has it no more");
+    assert!(answered(question(9, 9)));
     drop(device);
     // QEMU ended, the VM starts again with another address.
     let tap = node.attach_tap(ONE, attach(8)).await.unwrap();

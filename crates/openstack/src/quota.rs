@@ -30,10 +30,33 @@ pub(crate) struct Limit {
 }
 
 /// Nova's limits.
-pub(crate) const COMPUTE: [Limit; 3] = [
+pub(crate) const COMPUTE: [Limit; 7] = [
     Limit { name: "cores", key: names::QUOTA_VCPUS, unit: 1 },
     Limit { name: "ram", key: names::QUOTA_MEMORY, unit: 1 << 20 },
     Limit { name: "instances", key: "count/virtualmachines.compute.yunfan.io", unit: 1 },
+    Limit { name: "key_pairs", key: "count/keypairs.compute.yunfan.io", unit: 1 },
+    Limit { name: "server_groups", key: "count/servergroups.compute.yunfan.io", unit: 1 },
+    Limit { name: "server_group_members", key: names::QUOTA_GROUP_MEMBERS, unit: 1 },
+    Limit { name: "metadata_items", key: names::QUOTA_METADATA_ITEMS, unit: 1 },
+];
+
+/// What Nova still tells of Neutron's limits before 2.36.
+pub(crate) const COMPUTE_NETWORK: [Limit; 4] = [
+    Limit { name: "fixed_ips", key: "count/ports.network.yunfan.io", unit: 1 },
+    Limit { name: "floating_ips", key: "count/floatingips.network.yunfan.io", unit: 1 },
+    Limit { name: "security_groups", key: "count/securitygroups.network.yunfan.io", unit: 1 },
+    Limit { name: "security_group_rules", key: names::QUOTA_GROUP_RULES, unit: 1 },
+];
+
+/// What Nova still tells before 2.57 of files that are put into new servers, of which there are none here, however many may be.
+pub(crate) const COMPUTE_FILES: [Limit; 3] = [
+    Limit { name: "injected_files", key: "compute.yunfan.io/injected-files", unit: 1 },
+    Limit {
+        name: "injected_file_content_bytes",
+        key: "compute.yunfan.io/injected-file-content-bytes",
+        unit: 1,
+    },
+    Limit { name: "injected_file_path_bytes", key: "compute.yunfan.io/injected-file-path-bytes", unit: 1 },
 ];
 
 /// Neutron's limits.
@@ -151,20 +174,94 @@ async fn counted(session: &Session, namespace: &str, limit: &Limit) -> Result<i6
     })
 }
 
-/// Sets limits; -1 takes a limit away.
-pub(crate) async fn write(session: &Session, namespace: &str, wanted: &[(Limit, i64)]) -> Result<(), Fault> {
-    let mut hard = serde_json::Map::new();
+/// A list of keys in an annotation.
+fn keys(quota: &ResourceQuota, annotation: &str) -> Vec<String> {
+    let text = quota.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// The default limits: what a project has that says nothing else. They are no secret, and nobody's.
+pub(crate) async fn defaults(session: &Session, limits: &[Limit]) -> Result<Vec<(Limit, Usage)>, Fault> {
+    let hard = default_quota(session).await?;
+    let value = |limit: &Limit| hard.get(limit.key).and_then(|quantity| bytes(&quantity.0));
+    let usage =
+        |limit: &Limit| Usage { limit: value(limit).map_or(UNLIMITED, |value| value / limit.unit), used: 0 };
+    Ok(limits.iter().map(|limit| (*limit, usage(limit))).collect())
+}
+
+async fn default_quota(session: &Session) -> Result<BTreeMap<String, Quantity>, Fault> {
+    let system = Api::<ResourceQuota>::namespaced(session.door.system.clone(), names::SYSTEM_NAMESPACE);
+    let quota = system.get_opt(names::DEFAULT_QUOTA).await?;
+    Ok(quota.and_then(|quota| quota.spec?.hard).unwrap_or_default())
+}
+
+/// Sets default limits; -1 takes one away. Projects that say nothing else have them a moment later.
+pub(crate) async fn write_defaults(session: &Session, wanted: &[(Limit, i64)]) -> Result<(), Fault> {
+    let quotas = session.within::<ResourceQuota>(names::SYSTEM_NAMESPACE);
+    put(&quotas, names::DEFAULT_QUOTA, hard(wanted)?, json!({})).await
+}
+
+fn hard(wanted: &[(Limit, i64)]) -> Result<Map<String, Value>, Fault> {
+    let mut hard = Map::new();
     for (limit, value) in wanted {
         hard.insert(limit.key.to_owned(), quantity(limit, *value)?.map_or(Value::Null, Value::String));
     }
+    Ok(hard)
+}
+
+/// Sets limits; -1 takes a limit away, the default one, too.
+pub(crate) async fn write(session: &Session, namespace: &str, wanted: &[(Limit, i64)]) -> Result<(), Fault> {
+    let hard = hard(wanted)?;
+    let free = hard.iter().filter(|(_, value)| value.is_null()).map(|(key, _)| key.clone()).collect();
+    change(session, namespace, hard.clone(), Vec::new(), free).await
+}
+
+/// Changes the limits of a namespace: of those that it touches, which are default ones now, and which are none whatever the default is.
+async fn change(
+    session: &Session,
+    namespace: &str,
+    mut hard: Map<String, Value>,
+    mut from_default: Vec<String>,
+    mut free: Vec<String>,
+) -> Result<(), Fault> {
     let quotas = session.within::<ResourceQuota>(namespace);
-    let patch = json!({"spec": {"hard": hard}});
-    match quotas.patch(names::PROJECT_QUOTA, &PatchParams::default(), &Patch::Merge(patch)).await {
+    let there = quotas.get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
+    let untouched = |annotation: &str| {
+        let all = keys(&there, annotation).into_iter();
+        all.filter(|key| !hard.contains_key(key)).collect::<Vec<String>>()
+    };
+    let (known, unlimited) = (untouched(names::DEFAULT_LIMITS), untouched(names::NO_LIMITS));
+    from_default.extend(known);
+    free.extend(unlimited);
+    from_default.sort();
+    free.sort();
+    let list = |keys: &[String]| if keys.is_empty() { Value::Null } else { json!(json!(keys).to_string()) };
+    let annotations = json!({names::DEFAULT_LIMITS: list(&from_default), names::NO_LIMITS: list(&free)});
+    hard.retain(|key, value| !value.is_null() || there_has(&there, key));
+    put(&quotas, names::PROJECT_QUOTA, hard, annotations).await
+}
+
+fn there_has(quota: &ResourceQuota, key: &str) -> bool {
+    quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).is_some_and(|hard| hard.contains_key(key))
+}
+
+/// Merges limits into a quota, or makes it.
+async fn put(
+    quotas: &Api<ResourceQuota>,
+    name: &str,
+    mut hard: Map<String, Value>,
+    mut annotations: Value,
+) -> Result<(), Fault> {
+    let patch = json!({"metadata": {"annotations": annotations}, "spec": {"hard": hard}});
+    match quotas.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => return Ok(other.map(drop)?),
     }
     hard.retain(|_, value| !value.is_null());
-    let quota = json!({"metadata": {"name": names::PROJECT_QUOTA}, "spec": {"hard": hard}});
+    if let Some(all) = annotations.as_object_mut() {
+        all.retain(|_, value| !value.is_null());
+    }
+    let quota = json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"hard": hard}});
     let quota: ResourceQuota = crate::body::parse_value(quota)?;
     quotas.create(&PostParams::default(), &quota).await?;
     Ok(())
@@ -182,14 +279,18 @@ fn quantity(limit: &Limit, value: i64) -> Result<Option<String>, Fault> {
     }
 }
 
-/// Resets all limits.
+/// Resets all limits to the default ones.
 pub(crate) async fn reset(session: &Session, namespace: &str, limits: &[Limit]) -> Result<(), Fault> {
     let quotas = session.within::<ResourceQuota>(namespace);
     if quotas.get_opt(names::PROJECT_QUOTA).await?.is_none() {
         return Ok(());
     }
-    let wanted: Vec<(Limit, i64)> = limits.iter().map(|limit| (*limit, UNLIMITED)).collect();
-    write(session, namespace, &wanted).await
+    let default = default_quota(session).await?;
+    let value = |limit: &Limit| default.get(limit.key).map_or(Value::Null, |limit| json!(limit));
+    let hard = limits.iter().map(|limit| (limit.key.to_owned(), value(limit))).collect();
+    let own = limits.iter().filter(|limit| default.contains_key(limit.key));
+    let from_default = own.map(|limit| limit.key.to_owned()).collect();
+    change(session, namespace, hard, from_default, Vec::new()).await
 }
 
 /// A quota set as a service shows it: what is counted, and the names of what is not, as unlimited.

@@ -7,6 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::groups::{GroupPolicy, HostAggregate, HostAggregateSpec, ServerGroup, ServerGroupSpec};
 pub use crate::keypair::{KeyPair, KeyPairSpec};
 
 /// A size of virtual machines.
@@ -143,6 +144,10 @@ pub struct VirtualMachineSpec {
     /// Whether it should run.
     #[serde(default)]
     pub run_state: RunState,
+    /// `metadata.name` of the Image that is made of its root disk while it is shelved, marked with [`crate::image::SHELVED`]. Once that
+    /// is there the machine leaves its node; its next root disk begins as a child of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shelved_image: Option<String>,
     /// Raised by one to ask for a new root disk from `image`; done when `status.rebuildGeneration` has the same value.
     #[serde(default)]
     pub rebuild_generation: i64,
@@ -281,82 +286,6 @@ pub struct VmPlacement {
     pub max_per_node: Option<u32>,
 }
 
-/// How the machines of a group lie to one another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum GroupPolicy {
-    /// On one node.
-    #[default]
-    Affinity,
-    /// Each on another node.
-    AntiAffinity,
-    /// On one node, if that is possible.
-    SoftAffinity,
-    /// Each on another node, if that is possible.
-    SoftAntiAffinity,
-}
-
-/// Virtual machines that are placed with regard to one another.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "compute.yunfan.io",
-    version = "v1",
-    kind = "ServerGroup",
-    plural = "servergroups",
-    namespaced,
-    doc = "Virtual machines that are placed with regard to one another.",
-    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.policy"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct ServerGroupSpec {
-    /// Immutable id; the object's uid when it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// Free name that people read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    /// How its machines lie to one another.
-    #[serde(default)]
-    pub policy: GroupPolicy,
-    /// Machines of an anti-affinity group that may share a node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub max_per_node: Option<u32>,
-    /// Id of the user who made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-}
-
-/// Nodes that an operator groups. Its zone is written to the nodes as the label `topology.kubernetes.io/zone`.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "compute.yunfan.io",
-    version = "v1",
-    kind = "HostAggregate",
-    plural = "hostaggregates",
-    doc = "Nodes that an operator groups.",
-    printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.metadata.availability_zone"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct HostAggregateSpec {
-    /// Number that Nova's clients know it by.
-    pub number: i64,
-    /// Free name that people read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    /// Free key-value pairs; `availability_zone` is the zone of its nodes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub metadata: BTreeMap<String, String>,
-    /// Names of its Nodes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10000))]
-    pub nodes: Vec<String>,
-    /// When it was changed last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub updated: Option<Time>,
-}
-
 /// One interface of a virtual machine: the Port that it holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -376,6 +305,10 @@ pub struct NetworkAttachment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub security_groups: Option<Vec<String>>,
+    /// Free word, by which the guest tells its network cards apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 60))]
+    pub tag: Option<String>,
 }
 
 /// A Volume that a virtual machine has, or is to have.
@@ -413,7 +346,8 @@ pub enum RunState {
     Paused,
     /// As `Paused`: its memory stays where it is, and is lost with the node. Nova's word tells how it is let go on.
     Suspended,
-    /// As `Stopped`, until somebody unshelves it.
+    /// As `Stopped`, until somebody unshelves it. It leaves its node where its root disk is kept elsewhere: in a Volume, or in
+    /// `spec.shelvedImage`.
     Shelved,
 }
 
@@ -483,6 +417,8 @@ pub enum VmPhase {
     Paused,
     /// Shut off (SHUTOFF, SHELVED).
     Stopped,
+    /// Shelved, and gone from its node or just going (SHELVED_OFFLOADED). It is placed anew once it is to run again.
+    Offloaded,
     /// Could not be made or started; `message` says why (ERROR).
     Error,
 }
@@ -538,6 +474,12 @@ impl VirtualMachine {
     /// Whether it is to get a new root disk.
     pub fn is_rebuilding(&self) -> bool {
         self.spec.rebuild_generation > self.status.as_ref().map_or(0, |status| status.rebuild_generation)
+    }
+
+    /// Whether it is shelved and takes nothing of any node: nobody places it before it is to run again.
+    pub fn is_offloaded(&self) -> bool {
+        self.spec.node_name.is_none()
+            && self.status.as_ref().is_some_and(|status| status.phase == VmPhase::Offloaded)
     }
 
     /// Whether its processors should be halted.

@@ -218,6 +218,10 @@ impl Visibility {
 /// of those alone who may delete the images of the namespace.
 pub const BACKUP: &str = "compute.yunfan.io/backup";
 
+/// Annotation of an Image that holds a shelved machine's root disk: that machine's uid. It goes when the machine runs again, or is gone,
+/// so the API server takes it of those alone who may delete the images of the namespace.
+pub const SHELVED: &str = "compute.yunfan.io/shelved";
+
 /// What an Image is a backup of, and how many of them stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -239,6 +243,16 @@ impl Image {
         if let Ok(text) = serde_json::to_string(backup) {
             self.metadata.annotations.get_or_insert_default().insert(BACKUP.to_owned(), text);
         }
+    }
+
+    /// Says of an Image that is to be made that it is to hold this machine's root disk while that is shelved.
+    pub fn mark_shelved(&mut self, machine_uid: &str) {
+        self.metadata.annotations.get_or_insert_default().insert(SHELVED.to_owned(), machine_uid.to_owned());
+    }
+
+    /// The uid of the machine whose root disk it holds, where it is for a shelved one.
+    pub fn shelved(&self) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(SHELVED).map(String::as_str)
     }
 
     /// What it is a backup of, where it is one.

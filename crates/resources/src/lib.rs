@@ -15,6 +15,7 @@ pub mod claims;
 pub mod compute;
 pub mod constraint;
 pub mod flavor;
+mod groups;
 pub mod iam;
 pub mod image;
 mod keypair;

@@ -161,8 +161,19 @@ pub const QUOTA_GIGABYTES: &str = "storage.yunfan.io/gigabytes";
 pub const QUOTA_IMAGE_BYTES: &str = "image.yunfan.io/bytes";
 /// Quota key that SecurityGroups are charged to, beside `count/securitygroups.network.yunfan.io`: rules.
 pub const QUOTA_GROUP_RULES: &str = "network.yunfan.io/security-group-rules";
+/// Quota key that bounds each VirtualMachine, and counts nothing: how many pairs of metadata one has.
+pub const QUOTA_METADATA_ITEMS: &str = "compute.yunfan.io/metadata-items";
+/// Quota key that bounds each ServerGroup, and counts nothing: how many VirtualMachines are in one.
+pub const QUOTA_GROUP_MEMBERS: &str = "compute.yunfan.io/server-group-members";
 /// Name of the ResourceQuota that `openstack quota set` writes in the project's namespace.
 pub const PROJECT_QUOTA: &str = "project";
+/// Name of the ResourceQuota in [`SYSTEM_NAMESPACE`] with the limits of projects that say nothing else: `openstack quota set --class`
+/// writes it.
+pub const DEFAULT_QUOTA: &str = "project-default";
+/// Annotation on a project's ResourceQuota: the keys of its limits that are the default ones, a JSON list.
+pub const DEFAULT_LIMITS: &str = "iam.yunfan.io/default-limits";
+/// Annotation on a project's ResourceQuota: the keys that have no limit, whatever the default is, a JSON list.
+pub const NO_LIMITS: &str = "iam.yunfan.io/no-limits";
 
 /// The suffix of the cluster's DNS names: `SERVICE.NAMESPACE.svc.cluster.local`. A workload on a
 /// tenant network is found as `HOSTNAME.NETWORK.NAMESPACE.net.cluster.local`, and by its bare host name

@@ -324,6 +324,11 @@ impl Driver {
             Standing::Wanting => {
                 if self.bound.get(&workload.uid).is_none_or(|at| at.elapsed() > STALE_FOR) {
                     let let_go = self.nominations.observe(&workload);
+                    if self.snapshot.confirmed(&workload.uid).is_some_and(|known| known.node.is_some()) {
+                        // A shelved machine left its node and is to run again.
+                        self.snapshot.remove(&workload.uid);
+                        self.room_came_free();
+                    }
                     self.queue.put(workload);
                     if let_go {
                         self.room_came_free();

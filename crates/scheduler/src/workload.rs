@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use yunfan_resources::claims::claims_of_pod;
-use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::compute::{RunState, VirtualMachine};
 pub use yunfan_resources::requests::{EPHEMERAL_STORAGE, Requests};
 pub(crate) use yunfan_resources::requests::{milli, units};
 use yunfan_resources::storage::Volume;
@@ -178,8 +178,10 @@ impl Workload {
         let mut workload =
             Self::plain(Object::VirtualMachine(vm.clone()), Requests::of_machine(vm, &config.machines), node);
         workload.node_selector = vm.spec.node_selector.clone();
-        if workload.standing == Standing::Wanting && vm.spec.resources.is_none() {
-            // Without its size it has not been through admission: there is nothing to place yet.
+        let waits =
+            vm.spec.resources.is_none() || vm.is_offloaded() && vm.spec.run_state == RunState::Shelved;
+        if workload.standing == Standing::Wanting && waits {
+            // Without its size it has not been through admission: there is nothing to place yet. Nor is there while it is shelved.
             workload.standing = Standing::Idle;
         }
         workload

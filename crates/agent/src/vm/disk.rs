@@ -179,6 +179,10 @@ impl Machines {
             let off = matches!(machine.spec.run_state, RunState::Stopped | RunState::Shelved);
             return if off { Ok(into.copy(owner, &disk).await?) } else { Err(again()) };
         }
+        if machine.spec.run_state == RunState::Shelved {
+            // What it still writes before it is off belongs to what is kept of it.
+            return Err(again());
+        }
         drop(hold);
         let copying = into.begin_copy(owner, &disk).await?;
         copying.make_empty().await?;
@@ -200,13 +204,14 @@ impl Machines {
         Ok(self.disks.create(&root_owner(&uid, machine.spec.rebuild_generation), &image.id, size).await?)
     }
 
-    /// The image that the root disk is made from.
+    /// The image that the root disk is made from: where the machine was shelved, what it had then.
     async fn image_of(
         &self,
         machine: &VirtualMachine,
         resources: &VmResources,
     ) -> Result<Ready, MachineError> {
-        let name = machine.spec.image.as_deref().unwrap_or_default();
+        let shelved = machine.spec.shelved_image.as_deref().filter(|_| !machine.is_rebuilding());
+        let name = shelved.or(machine.spec.image.as_deref()).unwrap_or_default();
         let image = self.images.ready(machine.metadata.namespace.as_deref(), name).await?;
         let (size, virtual_size) = (u64::from(resources.disk_gib) * GIB, image.virtual_size_bytes);
         if resources.disk_gib > 0 && size < virtual_size {

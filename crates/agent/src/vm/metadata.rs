@@ -7,13 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
 use yunfan_client::{Informer, Writer, is_not_found};
-use yunfan_network::{GuestData, GuestLink, MetadataProvider, SubnetConfig};
+use yunfan_network::{GuestData, GuestDisk, GuestLink, MetadataProvider, SubnetConfig};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{KeyPair, NetworkAttachment, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::k8s::api::core::v1::Node;
 use yunfan_resources::names::ZONE_LABEL;
 use yunfan_resources::network::{Network, Port, Subnet, network_place, workload_port};
+use yunfan_resources::storage::Volume;
 
 use crate::Shared;
 use crate::members::{addresses, subnet_config};
@@ -27,6 +28,7 @@ pub(crate) struct Guests {
     key_pairs: Informer<KeyPair>,
     projects: Informer<Project>,
     nodes: Informer<Node>,
+    volumes: Informer<Volume>,
 }
 
 impl Guests {
@@ -40,6 +42,7 @@ impl Guests {
             key_pairs: informers.of(),
             projects: informers.of(),
             nodes: informers.of(),
+            volumes: shared.placed(),
         })
     }
 
@@ -51,7 +54,8 @@ impl Guests {
             self.ports.synced(),
             self.key_pairs.synced(),
             self.projects.synced(),
-            self.nodes.synced()
+            self.nodes.synced(),
+            self.volumes.synced()
         );
     }
 
@@ -121,7 +125,18 @@ impl Guests {
             mac: first.map(|link| link.mac),
             instance_type: spec.flavor.clone(),
             links,
+            disks: self.disks_of(machine),
         }
+    }
+
+    /// A machine's volumes that have tags.
+    fn disks_of(&self, machine: &VirtualMachine) -> Vec<GuestDisk> {
+        let namespace = machine.namespace();
+        let tagged = machine.spec.volumes.iter().filter_map(|wish| {
+            let volume = self.volumes.get(namespace.as_deref(), &wish.volume)?;
+            Some(GuestDisk { serial: volume.id(), path: wish.device.clone(), tag: wish.tag.clone()? })
+        });
+        tagged.collect()
     }
 
     /// A machine's network cards, as far as their Ports are there.
@@ -149,6 +164,7 @@ impl Guests {
                 mtu: network.spec.mtu,
                 network: network.id(),
                 addresses: ips.iter().filter_map(within).collect(),
+                tag: attachment.tag.clone(),
             })
         };
         machine.spec.networks.iter().enumerate().filter_map(of_port).collect()

@@ -5,6 +5,7 @@ mod halt;
 pub(crate) mod metadata;
 mod next;
 mod nics;
+mod shelve;
 mod shutdown;
 mod status;
 mod volumes;
@@ -160,7 +161,9 @@ impl Machines {
             machines
                 .in_namespace(&image.namespace().unwrap_or_default())
                 .iter()
-                .filter(|machine| machine.spec.image.as_ref() == Some(&name))
+                .filter(|machine| {
+                    [&machine.spec.image, &machine.spec.shelved_image].contains(&&Some(name.clone()))
+                })
                 .map(|machine| Work::Machine(ObjectKey::of(machine.as_ref())))
                 .collect::<Vec<_>>()
         });
@@ -237,6 +240,9 @@ impl Machines {
             }
             return Ok(None);
         }
+        if shelve::goes(machine) {
+            return self.let_go(machine).await;
+        }
         let result = match machine.spec.run_state {
             RunState::Running | RunState::Paused | RunState::Suspended => match self.pause(machine) {
                 // What woke us may be our own words about the failure.
@@ -249,7 +255,7 @@ impl Machines {
             Ok(()) => {
                 self.forget_failures(&uid);
                 self.record_results(machine, None).await?;
-                Ok(None)
+                self.leave_shelved(machine).await
             }
             Err(error) => self.explain(machine, error).await,
         }

@@ -75,10 +75,13 @@ fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal
     Ok(())
 }
 
-/// A machine's disk is on its node, which keeps nothing of what is not its own: the scheduler says once which node that is.
+/// A machine's disk is on its node, which keeps nothing of what is not its own: the scheduler says once which node that is. One that
+/// is shelved leaves it when the node has nothing of it any more.
 fn stays_on_its_node(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     let (old, new) = (attempt.old.map(|old| &old["spec"]["nodeName"]), &attempt.object["spec"]["nodeName"]);
+    let leaves = || attempt.old.is_some_and(|old| old["status"]["phase"] == "Offloaded");
     match old {
+        Some(_) if new.as_str().is_none_or(str::is_empty) && leaves() => Ok(()),
         Some(old) if old.as_str().is_some_and(|old| !old.is_empty()) && old != new => {
             Err(attempt.invalid(FieldError::invalid("spec.nodeName", new.clone(), "field is immutable")))
         }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use yunfan_identity::Attributes;
 use yunfan_objects::FieldError;
-use yunfan_resources::image::BACKUP;
+use yunfan_resources::image::{BACKUP, SHELVED};
 
 use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::keys;
@@ -37,13 +37,13 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan
     }
     if attempt.is("compute.yunfan.io", "virtualmachines") {
         let life = |machine: &Value| machine["spec"]["rebuildGeneration"].as_i64().unwrap_or_default();
-        let goes = attempt.operation == Operation::Delete || attempt.is_marked_now();
-        // A rebuilt machine has another disk: the image would be of that.
-        if goes || attempt.old.is_some_and(|old| life(old) < life(attempt.object)) {
-            not_imaged(view, attempt)?;
-        }
-        if goes {
+        // One that goes takes with it what is still to be made of it.
+        if attempt.operation == Operation::Delete || attempt.is_marked_now() {
             return Ok(());
+        }
+        // A rebuilt machine has another disk: the image would be of that.
+        if attempt.old.is_some_and(|old| life(old) < life(attempt.object)) {
+            not_imaged(view, attempt)?;
         }
     }
     let names_one = CHILDREN.iter().any(|(group, plural)| attempt.is(group, plural));
@@ -175,7 +175,7 @@ fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan)
     Ok(())
 }
 
-/// A machine and its disk stay until the images are there that are to be made of it.
+/// A machine's disk stays until the images are there that are to be made of it.
 fn not_imaged(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     for image in view.list(GROUP, IMAGES, attempt.namespace) {
         let image = image.decode_stored();
@@ -193,20 +193,23 @@ fn not_imaged(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A backup of a machine makes older ones go that are marked as it is: whoever marks an image so must be allowed to delete any of them.
+/// A backup of a machine makes older ones go that are marked as it is, and what holds a shelved machine's disk goes itself: whoever marks
+/// an image so must be allowed to delete any of them.
 fn marked(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
-    let mark = |image: &Value| image["metadata"]["annotations"].get(BACKUP).cloned();
-    let new = mark(attempt.object);
-    if new.is_none() || attempt.old.is_some_and(|old| mark(old) == new) {
-        return Ok(());
+    for key in [BACKUP, SHELVED] {
+        let mark = |image: &Value| image["metadata"]["annotations"].get(key).cloned();
+        let new = mark(attempt.object);
+        if new.is_none() || attempt.old.is_some_and(|old| mark(old) == new) {
+            continue;
+        }
+        if !may(view, attempt, "delete", attempt.namespace, "") {
+            let why = format!(
+                "only who may delete the images of this namespace says with the annotation {key} that one goes by itself"
+            );
+            return Err(attempt.forbidden(&why));
+        }
     }
-    if may(view, attempt, "delete", attempt.namespace, "") {
-        return Ok(());
-    }
-    let why = format!(
-        "only who may delete the images of this namespace says with the annotation {BACKUP} that one replaces others"
-    );
-    Err(attempt.forbidden(&why))
+    Ok(())
 }
 
 /// Whoever makes an image public puts it in everybody's lists: that is for who may write all images.
@@ -232,7 +235,9 @@ fn unused(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
                 let named = &child["spec"][field];
                 *named == long.as_str() || *named == attempt.name
             };
-            if is_it("image") || is_it("rescueImage") {
+            // A machine that runs again has a disk of its own.
+            let runs = matches!(child["status"]["phase"].as_str(), Some("Active" | "Paused"));
+            if is_it("image") || is_it("rescueImage") || is_it("shelvedImage") && !runs {
                 let name = child["metadata"]["name"].as_str().unwrap_or_default();
                 let what = plural.trim_end_matches('s');
                 return Err(attempt.conflict(&format!("{what} {name} is made from it; delete that first")));

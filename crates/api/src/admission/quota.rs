@@ -16,6 +16,8 @@ use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::cache::Entry;
 use crate::keys::{self, CLAIMS};
 
+mod bounds;
+
 fn generation_key(namespace: &str) -> String {
     format!("{CLAIMS}quota/{namespace}")
 }
@@ -26,6 +28,9 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     }
     if attempt.is("", "resourcequotas") {
         own(attempt, plan)?;
+    }
+    if attempt.is("compute.yunfan.io", "virtualmachines") && attempt.operation != Operation::Delete {
+        bounds::admit(view, attempt, plan)?;
     }
     let (group, plural) = (&attempt.kind.descriptor.group, &attempt.kind.descriptor.plural);
     if plural == "events" || attempt.operation == Operation::Update && !may_change(group, plural) {

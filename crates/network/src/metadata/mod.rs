@@ -51,6 +51,8 @@ pub struct GuestData {
     pub instance_type: String,
     /// Its network cards, in their order.
     pub links: Vec<GuestLink>,
+    /// Those of its disks that have tags.
+    pub disks: Vec<GuestDisk>,
 }
 
 /// One of a guest's network cards.
@@ -66,4 +68,17 @@ pub struct GuestLink {
     pub network: String,
     /// Its addresses, each with its subnet.
     pub addresses: Vec<(Ipv4Addr, SubnetConfig)>,
+    /// What its user calls it.
+    pub tag: Option<String>,
+}
+
+/// One of a guest's disks.
+#[derive(Debug, Clone)]
+pub struct GuestDisk {
+    /// Its serial number, of which guests see the first twenty letters.
+    pub serial: String,
+    /// Where the guest is likely to see it.
+    pub path: Option<String>,
+    /// What its user calls it.
+    pub tag: String,
 }

@@ -66,8 +66,26 @@ fn meta_data(guest: &GuestData) -> Value {
         "public_keys": public_keys,
         "keys": keys,
         "meta": guest.meta,
-        "devices": [],
+        "devices": devices(guest),
     })
+}
+
+/// The devices that have tags, as Nova's metadata lists them; where on which bus the guest finds them is not told.
+fn devices(guest: &GuestData) -> Vec<Value> {
+    let cards = guest.links.iter().filter_map(|link| {
+        let tags = [link.tag.as_ref()?];
+        Some(json!({"type": "nic", "bus": "none", "address": "none", "mac": link.mac.to_string(), "tags": tags}))
+    });
+    let disks = guest.disks.iter().map(|disk| {
+        let mut view = json!({
+            "type": "disk", "bus": "virtio", "address": "none", "serial": disk.serial, "tags": [disk.tag],
+        });
+        if let Some(path) = &disk.path {
+            view["path"] = json!(path);
+        }
+        view
+    });
+    cards.chain(disks).collect()
 }
 
 /// The cards, their addresses and the resolvers, as Nova's `network_data.json` has them.
@@ -131,14 +149,25 @@ mod tests {
             mtu: 1450,
             network: format!("of-{id}"),
             addresses,
+            tag: (id == "b").then(|| "db".to_owned()),
         };
         let guest = GuestData {
             links: vec![
                 link("a", 1, vec![("10.0.0.5".parse().unwrap(), subnet("10.0.0.0/24", "10.0.0.1", true))]),
                 link("b", 2, vec![("10.1.0.5".parse().unwrap(), subnet("10.1.0.0/16", "10.1.0.1", false))]),
             ],
+            disks: vec![crate::metadata::GuestDisk {
+                serial: "v-1".into(),
+                path: Some("/dev/vdb".into()),
+                tag: "data".into(),
+            }],
             ..GuestData::default()
         };
+        let devices = meta_data(&guest)["devices"].clone();
+        assert_eq!(devices[0]["tags"], json!(["db"]), "the card without a tag is left out");
+        assert_eq!(devices[0]["mac"], "02:00:00:00:00:02");
+        assert_eq!((&devices[1]["serial"], &devices[1]["path"]), (&json!("v-1"), &json!("/dev/vdb")));
+        assert_eq!(devices.as_array().map(Vec::len), Some(2));
         let data = network_data(&guest);
         assert_eq!(data["links"][1]["ethernet_mac_address"], "02:00:00:00:00:02");
         assert_eq!((&data["links"][1]["vif_id"], &data["links"][1]["mtu"]), (&json!("b"), &json!(1450)));

@@ -29,6 +29,7 @@ impl MetadataProvider for Guests {
                 mtu: 1500,
                 network: network_uid.into(),
                 addresses: vec![(source, tenant(network_uid).subnets.remove(0))],
+                tag: None,
             }],
             ..GuestData::default()
         })

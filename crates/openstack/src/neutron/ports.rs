@@ -411,9 +411,11 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         None => None,
         // What it has already is no change.
         Some(wanted) if has_all(&port.spec.fixed_ips, &fixed_ips(&context, network, wanted)?) => None,
-        Some(_) if port.spec.holder.is_some() => {
-            return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
-                .named("PortInUse"));
+        Some(_) if port.spec.holder.as_ref().is_some_and(|holder| holder.kind == "Pod") => {
+            return Err(Fault::conflict(format!(
+                "Port {id} is in use by a Pod, which has one address as long as it is; it cannot be changed."
+            ))
+            .named("PortInUse"));
         }
         Some(wanted) => Some(json!(fixed_ips(&context, network, wanted)?)),
     };

@@ -15,7 +15,7 @@ use super::neutron::Neutron;
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{State, expect, state_of};
-use super::{groups, old_addresses, rebirth, snapshot};
+use super::{groups, old_addresses, rebirth, shelve, snapshot};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
@@ -26,13 +26,11 @@ use crate::{ids, nodes};
 /// The most lines of a console that are asked for.
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve.
-const UNSERVED: [&str; 5] = ["shelveOffload", "migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
-/// The microversion that ended the actions on floating IPs.
+const UNSERVED: [&str; 4] = ["migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
+/// The microversion that ended the actions on floating and fixed IPs.
 const NO_FLOATING: Microversion = Microversion(44);
 /// Actions that ended with a microversion: from that one on there are none of these.
-const ENDED: [(&str, u32); 7] = [
-    ("addFixedIp", 44),
-    ("removeFixedIp", 44),
+const ENDED: [(&str, u32); 5] = [
     ("os-getVNCConsole", 6),
     ("os-getSPICEConsole", 6),
     ("os-getRDPConsole", 6),
@@ -40,15 +38,13 @@ const ENDED: [(&str, u32); 7] = [
     ("os-resetNetwork", 95),
 ];
 /// Moves between wishes: the action, the VM states that it is for, and what is wished then.
-const MOVES: [(&str, &[&str], RunState); 8] = [
+const MOVES: [(&str, &[&str], RunState); 6] = [
     ("os-start", &["stopped"], RunState::Running),
     ("os-stop", &["active", "error"], RunState::Stopped),
     ("pause", &["active"], RunState::Paused),
     ("unpause", &["paused"], RunState::Running),
     ("suspend", &["active"], RunState::Suspended),
     ("resume", &["suspended"], RunState::Running),
-    ("shelve", &["active", "stopped", "paused", "suspended"], RunState::Shelved),
-    ("unshelve", &["shelved"], RunState::Running),
 ];
 
 #[derive(Deserialize)]
@@ -91,7 +87,7 @@ pub(super) async fn act(
     }
     let vm = find(&session, &id).await?;
     if let Some(found) = MOVES.iter().find(|(word, ..)| *word == action) {
-        return move_to(&session, version, vm, found, &argument).await;
+        return move_to(&session, vm, found).await;
     }
     match action.as_str() {
         "createImage" => snapshot::create(&session, version, vm, parse_value(argument)?).await,
@@ -110,6 +106,9 @@ pub(super) async fn act(
         "resize" => rebirth::resize(&session, vm, parse_value(argument)?).await,
         "confirmResize" => rebirth::confirm(&session, vm).await,
         "revertResize" => rebirth::revert(&session, vm).await,
+        "shelve" => shelve::shelve(&session, vm).await,
+        "shelveOffload" => shelve::offload(&session, vm).await,
+        "unshelve" => shelve::unshelve(&session, version, vm, &argument).await,
         "rescue" => rebirth::rescue(&session, vm, argument).await,
         "unrescue" => rebirth::unrescue(&session, vm).await,
         "changePassword" => {
@@ -132,7 +131,11 @@ pub(super) async fn act(
         "removeFloatingIp" if version < NO_FLOATING => {
             old_addresses::disassociate(&neutron, &vm, argument).await
         }
-        "addFloatingIp" | "removeFloatingIp" => Err(ended(&action, true)),
+        "addFixedIp" if version < NO_FLOATING => old_addresses::add_fixed(&session, &vm, argument).await,
+        "removeFixedIp" if version < NO_FLOATING => {
+            old_addresses::remove_fixed(&session, &vm, argument).await
+        }
+        "addFloatingIp" | "removeFloatingIp" | "addFixedIp" | "removeFixedIp" => Err(ended(&action, true)),
         "os-getConsoleOutput" => console(&session, &vm, parse_value(argument)?).await,
         word if UNSERVED.contains(&word) => {
             Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))
@@ -150,7 +153,7 @@ fn ended(action: &str, is_over: bool) -> Fault {
         "os-getVNCConsole" | "os-getSPICEConsole" | "os-getRDPConsole" | "os-getSerialConsole" => Fault::bad(
             "Unavailable console type: guests have no display, and their serial console is read with os-getConsoleOutput.",
         ),
-        _ => Fault::unsupported(format!("{action} is not served: attach a port with os-interface instead.")),
+        _ => Fault::unsupported(format!("The action {action} is not served by this cloud.")),
     }
 }
 
@@ -162,28 +165,12 @@ fn accepted() -> Answer {
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// Starts, stops, halts, lets go on, shelves and unshelves.
+/// Starts, stops, halts and lets go on.
 async fn move_to(
     session: &Session,
-    version: Microversion,
     vm: VirtualMachine,
     (action, states, wish): &(&str, &[&str], RunState),
-    argument: &Value,
 ) -> Answer {
-    let empty = argument.is_null() || argument.as_object().is_some_and(Map::is_empty);
-    if *action == "unshelve" && !empty {
-        // Where it is to run anew can be said for one that has left its node only, and none does here.
-        let known = version >= Microversion(77) && argument.get("availability_zone").is_some()
-            || version >= Microversion(91) && argument.get("host").is_some();
-        return Err(if known {
-            Fault::conflict(format!(
-                "Instance {} is on its host still; it can't be unshelved elsewhere.",
-                vm.id()
-            ))
-        } else {
-            Fault::bad("Invalid input for field/attribute unshelve. Additional properties are not allowed")
-        });
-    }
     unlocked(session, &vm)?;
     let id = vm.id();
     record::change(session, vm, word(action), |vm| {
@@ -392,7 +379,7 @@ mod tests {
     #[test]
     fn actions_end_with_their_microversion() {
         assert_eq!(ended("addFixedIp", true).status, StatusCode::NOT_FOUND);
-        assert_eq!(ended("addFixedIp", false).status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(ended("os-resetNetwork", false).status, StatusCode::NOT_IMPLEMENTED);
         assert_eq!(ended("os-getVNCConsole", false).status, StatusCode::BAD_REQUEST);
     }
 

@@ -326,9 +326,6 @@ fn attachment(
     networks: &[Network],
     ports: &[Port],
 ) -> Result<NetworkAttachment, Fault> {
-    if wanted.tag.is_some() {
-        return Err(Fault::bad("networks.tag is not supported: interfaces have no tags."));
-    }
     if let Some(id) = &wanted.port {
         let port = ports.iter().find(|port| port.id() == *id);
         let port = port.ok_or_else(|| Fault::bad(format!("Port id {id} could not be found.")))?;
@@ -338,8 +335,8 @@ fn attachment(
         return Ok(NetworkAttachment {
             network: port.spec.network.clone(),
             port: Some(ids::name(port).to_owned()),
-            fixed_ip: None,
-            security_groups: None,
+            tag: wanted.tag.clone(),
+            ..NetworkAttachment::default()
         });
     }
     let id = wanted.uuid.as_deref().ok_or_else(|| {
@@ -358,9 +355,9 @@ fn attachment(
     }
     Ok(NetworkAttachment {
         network: called(namespace, network),
-        port: None,
         fixed_ip: wanted.fixed_ip.clone(),
-        security_groups: None,
+        tag: wanted.tag.clone(),
+        ..NetworkAttachment::default()
     })
 }
 

@@ -76,6 +76,11 @@ pub(super) struct Devices {
 }
 
 impl BlockDevice {
+    /// Its tag.
+    pub(super) fn tag(&self) -> Option<&String> {
+        self.tag.as_ref()
+    }
+
     fn is_root(&self) -> bool {
         self.boot_index.as_ref().is_some_and(|index| *index == json!(0) || *index == json!("0"))
     }

@@ -48,7 +48,7 @@ impl Names {
         Ok(Self { networks, subnets })
     }
 
-    fn view(&self, version: Microversion, port: &Port) -> Value {
+    fn view(&self, version: Microversion, port: &Port, tag: Option<&str>) -> Value {
         let (owner, network) = network_place(ids::namespace(port), &port.spec.network);
         let network =
             self.networks.iter().find(|it| (ids::namespace(*it), ids::name(*it)) == (owner, network));
@@ -68,7 +68,7 @@ impl Names {
             "port_state": if active { "ACTIVE" } else { "DOWN" }, "fixed_ips": ips.collect::<Vec<Value>>(),
         });
         if version >= Microversion(70) {
-            view["tag"] = Value::Null;
+            view["tag"] = json!(tag);
         }
         view
     }
@@ -94,7 +94,7 @@ fn is_of(vm: &VirtualMachine, port: &Port) -> bool {
 pub(super) async fn list(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
     let vm = find(&session, &id).await?;
     let (ports, names) = tokio::try_join!(held(&session, &vm), Names::of(&session, ids::namespace(&vm)))?;
-    let views: Vec<Value> = ports.iter().map(|port| names.view(version, port)).collect();
+    let views: Vec<Value> = ports.iter().map(|port| names.view(version, port, tag_of(&vm, port))).collect();
     Ok(ok(&json!({"interfaceAttachments": views})))
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn show(
     let vm = find(&session, &id).await?;
     let (ports, names) = tokio::try_join!(held(&session, &vm), Names::of(&session, ids::namespace(&vm)))?;
     let found = ports.iter().find(|own| own.id() == port).ok_or_else(|| not_held(&id, &port))?;
-    Ok(ok(&json!({"interfaceAttachment": names.view(version, found)})))
+    Ok(ok(&json!({"interfaceAttachment": names.view(version, found, tag_of(&vm, found))})))
 }
 
 #[derive(Deserialize)]
@@ -140,7 +140,7 @@ struct Wanted {
     ip_address: String,
 }
 
-fn check(fields: &Fields) -> Result<(), Fault> {
+fn check(version: Microversion, fields: &Fields) -> Result<(), Fault> {
     if fields.port_id.is_some() && (fields.net_id.is_some() || fields.fixed_ips.is_some()) {
         return Err(Fault::bad("Must not input network_id or fixed_ips when port_id is given"));
     }
@@ -152,10 +152,22 @@ fn check(fields: &Fields) -> Result<(), Fault> {
             "Invalid input for field/attribute fixed_ips. It must have exactly one address.",
         ));
     }
-    if fields.tag.is_some() {
-        return Err(Fault::bad("interfaceAttachment.tag is not supported: interfaces have no tags."));
+    if version < Microversion(49) && fields.tag.is_some() {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute interfaceAttachment. Additional properties are not allowed ('tag' was unexpected)",
+        ));
     }
-    Ok(())
+    super::tags::check_device(version, "interfaceAttachment", 36, fields.tag.as_ref())
+}
+
+/// The tag of a machine's interface, which its Port knows nothing of.
+fn tag_of<'a>(vm: &'a VirtualMachine, port: &Port) -> Option<&'a str> {
+    let named = |(index, attachment): (usize, &NetworkAttachment)| match &attachment.port {
+        Some(name) => name == ids::name(port),
+        None => workload_port("VirtualMachine", ids::name(vm), index) == ids::name(port),
+    };
+    let index = vm.spec.networks.iter().enumerate().position(named)?;
+    vm.spec.networks[index].tag.as_deref()
 }
 
 /// A machine's interfaces, each with its Port's name: an index does not name it any more once others come and go.
@@ -185,7 +197,7 @@ pub(super) async fn attach(
     Json(body): Json<Body>,
 ) -> Answer {
     let fields = body.attachment;
-    check(&fields)?;
+    check(version, &fields)?;
     let vm = find(&session, &id).await?;
     unlocked(&session, &vm)?;
     expect("attach_interface", &id, state_of(&vm, Timestamp::now()), &STATES)?;
@@ -198,6 +210,7 @@ pub(super) async fn attach(
     let attachment = NetworkAttachment {
         network: port.spec.network.clone(),
         port: Some(ids::name(&port).to_owned()),
+        tag: fields.tag.clone(),
         ..NetworkAttachment::default()
     };
     let written = record::change(&session, vm, "attach_interface", |vm| {
@@ -217,7 +230,7 @@ pub(super) async fn attach(
         return Err(fault);
     }
     let names = Names::of(&session, &namespace).await?;
-    Ok(ok(&json!({"interfaceAttachment": names.view(version, &port)})))
+    Ok(ok(&json!({"interfaceAttachment": names.view(version, &port, fields.tag.as_deref())})))
 }
 
 async fn free_port(session: &Session, namespace: &str, id: &str) -> Result<Port, Fault> {
@@ -300,6 +313,7 @@ mod tests {
     fn what_is_asked_for_must_go_together() {
         let ip = || Some(vec![Wanted { ip_address: "10.0.0.9".into() }]);
         let port = || Some("p".to_owned());
+        let check = |fields: &Fields| super::check(Microversion(79), fields);
         assert!(check(&Fields { port_id: port(), ..Fields::default() }).is_ok());
         assert!(check(&Fields { port_id: port(), net_id: Some("n".into()), ..Fields::default() }).is_err());
         assert!(check(&Fields { fixed_ips: ip(), ..Fields::default() }).is_err());

@@ -7,6 +7,7 @@ mod actions;
 mod aggregates;
 mod create;
 mod devices;
+mod events;
 mod flavors;
 mod groups;
 mod hosts;
@@ -29,6 +30,7 @@ mod record;
 mod request;
 mod server_groups;
 mod servers;
+mod shelve;
 mod shown;
 mod snapshot;
 mod specs;
@@ -105,6 +107,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
         .route("/os-quota-sets/{project}/detail", get(quotas::detail))
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
+        .route("/os-server-external-events", post(events::create))
         .route("/os-simple-tenant-usage", get(usage::list))
         .route("/os-simple-tenant-usage/{project}", get(usage::show))
         .route("/os-migrations", get(migrations::list))

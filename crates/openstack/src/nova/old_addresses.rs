@@ -5,17 +5,21 @@ use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
-use yunfan_resources::network::Port;
+use yunfan_resources::network::{FixedIp, Port};
 
+use super::create::{called, usable};
 use super::interfaces;
 use super::neutron::{Neutron, Old, bad_conflict, entries, plain};
+use super::record::unlocked;
 use crate::auth::Session;
 use crate::body::{parse, parse_value};
 use crate::error::{Answer, Fault};
+use crate::ids;
 use crate::versions::ok;
 
 /// The external networks.
@@ -156,9 +160,75 @@ pub(super) async fn disassociate(neutron: &Neutron, vm: &VirtualMachine, argumen
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    #[serde(rename = "networkId")]
+    id: String,
+}
+
+/// `addFixedIp`: one more address for the server's first port on a network. The guest is not told; its user sets it there.
+pub(super) async fn add_fixed(session: &Session, vm: &VirtualMachine, argument: Value) -> Answer {
+    let wanted: Network = parse_value(argument)?;
+    unlocked(session, vm)?;
+    let namespace = ids::namespace(vm);
+    let networks = usable(session, namespace).await?;
+    let network = networks.iter().find(|network| network.id() == wanted.id);
+    let network = network.map(|network| called(namespace, network));
+    let ports = interfaces::held(session, vm).await?;
+    let port = ports.iter().find(|port| Some(&port.spec.network) == network.as_ref());
+    let port = port.ok_or_else(|| {
+        Fault::bad(format!("Instance {} has no port on the network {}.", vm.id(), wanted.id))
+    })?;
+    let mut ips = port.spec.fixed_ips.clone();
+    // One that says nothing is given a free address.
+    ips.push(FixedIp { subnet: None, ip: None });
+    write_fixed(session, port, &ips).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fixed {
+    address: String,
+}
+
+/// `removeFixedIp`
+pub(super) async fn remove_fixed(session: &Session, vm: &VirtualMachine, argument: Value) -> Answer {
+    let wanted: Fixed = parse_value(argument)?;
+    unlocked(session, vm)?;
+    let ports = interfaces::held(session, vm).await?;
+    let Some((port, _)) = place(&ports, Some(&wanted.address)) else {
+        return Err(Fault::bad(format!("Fixed IP {} not found on instance {}.", wanted.address, vm.id())));
+    };
+    let ips: Vec<FixedIp> = port
+        .spec
+        .fixed_ips
+        .iter()
+        .filter(|fixed| fixed.ip.as_ref() != Some(&wanted.address))
+        .cloned()
+        .collect();
+    if ips.is_empty() {
+        return Err(Fault::bad(format!(
+            "{} is the only address of its port: detach that with os-interface instead.",
+            wanted.address
+        )));
+    }
+    write_fixed(session, port, &ips).await
+}
+
+async fn write_fixed(session: &Session, port: &Port, ips: &[FixedIp]) -> Answer {
+    let patch = json!({
+        "metadata": {"uid": port.metadata.uid, "resourceVersion": port.metadata.resource_version},
+        "spec": {"fixedIps": ips},
+    });
+    let ports = session.within::<Port>(ids::namespace(port));
+    ports.patch(ids::name(port), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
 #[cfg(test)]
 mod tests {
-    use yunfan_resources::network::{FixedIp, PortSpec};
+    use yunfan_resources::network::PortSpec;
 
     use super::*;
 

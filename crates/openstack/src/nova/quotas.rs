@@ -9,50 +9,39 @@ use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
-use crate::quota::{self, COMPUTE, Limit, NETWORK, UNLIMITED, Usage};
+use crate::quota::{self, COMPUTE, COMPUTE_FILES, COMPUTE_NETWORK, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
-/// Limits of Nova's that nothing here counts: shown as unlimited.
-const UNCOUNTED: [&str; 4] = ["key_pairs", "metadata_items", "server_groups", "server_group_members"];
-/// Limits that were taken out with 2.36.
-const UNTIL_36: [&str; 4] = ["fixed_ips", "floating_ips", "security_groups", "security_group_rules"];
-/// Limits that were taken out with 2.57.
-const UNTIL_57: [&str; 3] = ["injected_files", "injected_file_content_bytes", "injected_file_path_bytes"];
-
-/// The limits that a version shows and nothing counts.
-fn uncounted(version: Microversion) -> Vec<&'static str> {
-    let mut names = UNCOUNTED.to_vec();
+/// The limits that a version shows.
+fn limits_of(version: Microversion) -> Vec<Limit> {
+    let mut limits = COMPUTE.to_vec();
     if version < Microversion(36) {
-        names.extend(UNTIL_36);
+        limits.extend(COMPUTE_NETWORK);
     }
     if version < Microversion(57) {
-        names.extend(UNTIL_57);
+        limits.extend(COMPUTE_FILES);
     }
-    names
+    limits
 }
 
-fn view(
-    version: Microversion,
-    usages: &[(Limit, Usage)],
-    show: impl Fn(Usage) -> Value,
-) -> Map<String, Value> {
-    quota::view(usages, &uncounted(version), show)
+fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
+    quota::view(usages, &[], show)
 }
 
 /// `GET /os-quota-sets/{project}`
 pub(super) async fn show(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
     let namespace = quota::namespace_of(&session, &project).await?;
-    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
-    let mut set = view(version, &usages, |usage| json!(usage.limit));
+    let usages = quota::read(&session, &namespace, &limits_of(version)).await?;
+    let mut set = view(&usages, |usage| json!(usage.limit));
     set.insert("id".into(), json!(project));
     Ok(ok(&json!({"quota_set": set})))
 }
 
-/// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
+/// `GET /os-quota-sets/{project}/defaults`
 pub(super) async fn defaults(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
     quota::namespace_of(&session, &project).await?;
-    let usages = COMPUTE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
-    let mut set = view(version, &usages, |usage| json!(usage.limit));
+    let usages = quota::defaults(&session, &limits_of(version)).await?;
+    let mut set = view(&usages, |usage| json!(usage.limit));
     set.insert("id".into(), json!(project));
     Ok(ok(&json!({"quota_set": set})))
 }
@@ -60,9 +49,9 @@ pub(super) async fn defaults(session: Session, version: Microversion, Path(proje
 /// `GET /os-quota-sets/{project}/detail`
 pub(super) async fn detail(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
     let namespace = quota::namespace_of(&session, &project).await?;
-    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    let usages = quota::read(&session, &namespace, &limits_of(version)).await?;
     let show = |usage: Usage| json!({"limit": usage.limit, "in_use": usage.used, "reserved": 0});
-    let mut set = view(version, &usages, show);
+    let mut set = view(&usages, show);
     set.insert("id".into(), json!(project));
     Ok(ok(&json!({"quota_set": set})))
 }
@@ -74,7 +63,7 @@ pub(super) struct Body {
 }
 
 fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit, i64)>, Fault> {
-    quota::wanted(&COMPUTE, &uncounted(version), set)
+    quota::wanted(&limits_of(version), &[], set)
 }
 
 /// `PUT /os-quota-sets/{project}`
@@ -94,36 +83,52 @@ pub(super) async fn update(
         quota::check_used(&session, &namespace, &COMPUTE, &wanted).await?;
     }
     quota::write(&session, &namespace, &wanted).await?;
-    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
-    Ok(ok(&json!({"quota_set": view(version, &usages, |usage| json!(usage.limit))})))
+    let usages = quota::read(&session, &namespace, &limits_of(version)).await?;
+    Ok(ok(&json!({"quota_set": view(&usages, |usage| json!(usage.limit))})))
 }
 
 /// `DELETE /os-quota-sets/{project}`
 pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Answer {
     let namespace = quota::namespace_of(&session, &project).await?;
-    quota::reset(&session, &namespace, &COMPUTE).await?;
+    quota::reset(&session, &namespace, &[&COMPUTE[..], &COMPUTE_FILES].concat()).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// The set of limits of a class of projects. There is one, the default, and it limits nothing.
-fn class_set(version: Microversion, class: &str) -> Map<String, Value> {
-    let usages = COMPUTE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
-    let mut set = view(version, &usages, |usage| json!(usage.limit));
-    if version < Microversion(50) {
-        // These were not in the sets before.
-        set.retain(|name, _| !matches!(name.as_str(), "server_groups" | "server_group_members"));
-    }
-    if version >= Microversion(50) {
-        set.retain(|name, _| !UNTIL_36.contains(&name.as_str()));
-    }
-    set.insert("id".into(), json!(class));
-    set
+/// The limits that a version shows of a class of projects: since 2.50 the same as of a project but those of networks, before that without
+/// those of groups.
+fn limits_of_class(version: Microversion) -> Vec<Limit> {
+    let since_50 = version >= Microversion(50);
+    let mut limits = limits_of(version);
+    limits.retain(|limit| {
+        let of_groups = matches!(limit.name, "server_groups" | "server_group_members");
+        let of_network = COMPUTE_NETWORK.iter().any(|other| other.name == limit.name);
+        if since_50 { !of_network } else { !of_groups }
+    });
+    limits
+}
+
+/// The one class that projects are of; others can be named, and limit nobody.
+const DEFAULT_CLASS: &str = "default";
+
+async fn class_set(
+    session: &Session,
+    version: Microversion,
+    class: &str,
+) -> Result<Map<String, Value>, Fault> {
+    let limits = limits_of_class(version);
+    let usages = match class {
+        DEFAULT_CLASS => quota::defaults(session, &limits).await?,
+        _ => limits.into_iter().map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 })).collect(),
+    };
+    Ok(view(&usages, |usage| json!(usage.limit)))
 }
 
 /// `GET /os-quota-class-sets/{class}`
 pub(super) async fn class(session: Session, version: Microversion, Path(class): Path<String>) -> Answer {
     super::actions::admin_only(&session, "os_compute_api:os-quota-class-sets:show")?;
-    Ok(ok(&json!({"quota_class_set": class_set(version, &class)})))
+    let mut set = class_set(&session, version, &class).await?;
+    set.insert("id".into(), json!(class));
+    Ok(ok(&json!({"quota_class_set": set})))
 }
 
 #[derive(serde::Deserialize)]
@@ -132,7 +137,7 @@ pub(super) struct ClassBody {
     quota_class_set: Map<String, Value>,
 }
 
-/// `PUT /os-quota-class-sets/{class}`: what is there can be said again; other limits than none have no place to be kept.
+/// `PUT /os-quota-class-sets/{class}`: the limits of projects that have none of their own.
 pub(super) async fn set_class(
     session: Session,
     version: Microversion,
@@ -140,24 +145,22 @@ pub(super) async fn set_class(
     Json(body): Json<ClassBody>,
 ) -> Answer {
     super::actions::admin_only(&session, "os_compute_api:os-quota-class-sets:update")?;
-    let mut set = class_set(version, &class);
-    for (name, value) in &body.quota_class_set {
-        match set.get(name) {
-            Some(there) if there == value || name == "id" => {}
-            Some(_) => {
-                return Err(Fault::bad(format!(
-                    "{name}={value} is not supported: limits are set for each project (os-quota-sets), and a new project has none."
-                )));
-            }
-            None => {
-                return Err(Fault::bad(format!(
-                    "Invalid input for field/attribute quota_class_set. Additional properties are not allowed ('{name}' was unexpected)"
-                )));
-            }
-        }
+    let limits = limits_of_class(version);
+    let known = |name: &String| name == "id" || limits.iter().any(|limit| limit.name == *name);
+    if let Some(name) = body.quota_class_set.keys().find(|name| !known(name)) {
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute quota_class_set. Additional properties are not allowed ('{name}' was unexpected)"
+        )));
     }
-    set.remove("id");
-    Ok(ok(&json!({"quota_class_set": set})))
+    let wanted = quota::wanted(&limits, &[], &body.quota_class_set)?;
+    if class == DEFAULT_CLASS {
+        quota::write_defaults(&session, &wanted).await?;
+    } else if wanted.iter().any(|(_, limit)| *limit != UNLIMITED) {
+        return Err(Fault::bad(format!(
+            "{class} is not supported: the one class of projects is {DEFAULT_CLASS}, and single ones are limited by os-quota-sets."
+        )));
+    }
+    Ok(ok(&json!({"quota_class_set": class_set(&session, version, &class).await?})))
 }
 
 /// `GET /limits`
@@ -176,8 +179,20 @@ pub(super) async fn limits(session: Session, version: Microversion, params: Para
         absolute.insert(max.to_owned(), json!(usage.limit));
         absolute.insert(used.to_owned(), json!(usage.used));
     }
-    absolute.insert("maxServerMeta".to_owned(), json!(super::metadata::MAX_PAIRS));
-    let mut unlimited = vec!["maxTotalKeypairs", "maxServerGroups", "maxServerGroupMembers"];
+    let limit = |name: &str| of(name).map_or(UNLIMITED, |usage| usage.limit);
+    let most_pairs = i64::try_from(super::metadata::MAX_PAIRS).unwrap_or(i64::MAX);
+    let pairs = Some(limit("metadata_items")).filter(|limit| *limit != UNLIMITED);
+    absolute.insert("maxServerMeta".to_owned(), json!(pairs.unwrap_or(most_pairs).min(most_pairs)));
+    for (name, max) in [
+        ("key_pairs", "maxTotalKeypairs"),
+        ("server_groups", "maxServerGroups"),
+        ("server_group_members", "maxServerGroupMembers"),
+    ] {
+        absolute.insert(max.to_owned(), json!(limit(name)));
+    }
+    let groups = of("server_groups").map_or(0, |usage| usage.used);
+    absolute.insert("totalServerGroupsUsed".into(), json!(groups));
+    let mut unlimited = Vec::new();
     if version < Microversion(36) {
         let of_network = ["floatingip", "security_group"];
         let limits = NETWORK.into_iter().filter(|limit| of_network.contains(&limit.name));
@@ -196,7 +211,6 @@ pub(super) async fn limits(session: Session, version: Microversion, params: Para
         unlimited.extend(["maxPersonality", "maxPersonalitySize"]);
     }
     absolute.extend(unlimited.into_iter().map(|name| (name.to_owned(), json!(UNLIMITED))));
-    absolute.insert("totalServerGroupsUsed".into(), json!(0));
     Ok(ok(&json!({"limits": {"rate": [], "absolute": absolute}})))
 }
 
@@ -214,7 +228,7 @@ mod tests {
         );
         assert!(set(json!({"cores": "many"})).is_err());
         assert!(set(json!({"floating_ips": 1})).is_err());
-        assert!(set(json!({"key_pairs": 10})).is_err());
+        assert!(set(json!({"key_pairs": 10})).is_ok() && set(json!({"injected_files": 1})).is_err());
         assert!(wanted(Microversion(1), json!({"floating_ips": -1}).as_object().unwrap()).is_ok());
     }
 }

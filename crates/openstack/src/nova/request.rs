@@ -197,6 +197,14 @@ pub(super) fn check(version: Microversion, fields: &Fields) -> Result<(), Fault>
     if let Some(tags) = &fields.tags {
         super::tags::check(tags)?;
     }
+    if let Some(Networks::List(networks)) = &fields.networks {
+        for network in networks {
+            super::tags::check_device(version, "networks", 36, network.tag.as_ref())?;
+        }
+    }
+    for tag in fields.block_device_mapping_v2.iter().flatten().map(BlockDevice::tag) {
+        super::tags::check_device(version, "block_device_mapping_v2", 32, tag)?;
+    }
     fields.hostname.as_deref().map_or(Ok(()), |name| check_hostname(version, name))
 }
 

@@ -146,16 +146,38 @@ async fn make(
         };
         return volume_backed::image(session, vm, &wanted.name, spec).await;
     };
+    let metadata = wanted.metadata.unwrap_or_default();
+    let mut image = of_root(session, vm, action, &wanted.name, reference, metadata).await?;
+    if let Some(backup) = backup {
+        for (key, value) in [("image_type", "backup"), ("backup_type", &backup.sort)] {
+            image.spec.properties.insert(key.to_owned(), value.to_owned());
+        }
+        image.mark_backup(&backup);
+    }
+    let images = session.within::<Image>(ids::namespace(vm));
+    Ok(ids::create(&images, image, &wanted.name).await?.id())
+}
+
+/// An image that is to be made of a server's root disk, which began as a child of the image that is named so.
+async fn of_root(
+    session: &Session,
+    vm: &VirtualMachine,
+    action: &str,
+    name: &str,
+    reference: &str,
+    metadata: BTreeMap<String, String>,
+) -> Result<Image, Fault> {
     let own = ids::list(&session.within::<Image>(ids::namespace(vm))).await?;
     if own.iter().any(|image| image.is_being_made_of_machine(ids::name(vm))) {
         // Nova's task states while an image is made: the first of them.
         return Err(Fault::conflict(format!(
-            "Cannot '{action}' instance {id} while it is in task_state image_snapshot"
+            "Cannot '{action}' instance {} while it is in task_state image_snapshot",
+            vm.id()
         )));
     }
-    let (namespace, name) = referred(ids::namespace(vm), reference);
+    let (namespace, of_base) = referred(ids::namespace(vm), reference);
     // What it was made from may be gone, or be another project's by now.
-    let base = match session.within::<Image>(namespace).get_opt(name).await {
+    let base = match session.within::<Image>(namespace).get_opt(of_base).await {
         Err(kube::Error::Api(status)) if status.code == 403 => None,
         found => found?,
     };
@@ -163,23 +185,32 @@ async fn make(
     let least = base.as_ref().map(|image| (image.spec.min_disk_gib, image.spec.min_ram_mib));
     let (min_disk, min_ram) = least.unwrap_or_default();
     let spec = ImageSpec {
-        display_name: Some(wanted.name.clone()),
+        display_name: Some(name.to_owned()),
         disk_format: DiskFormat::Qcow2,
         source_machine: Some(ids::name(vm).to_owned()),
         min_disk_gib: min_disk.max(resources.disk_gib),
         min_ram_mib: min_ram,
-        properties: properties(session, vm, base.as_ref(), wanted.metadata.unwrap_or_default())?,
+        properties: properties(session, vm, base.as_ref(), metadata)?,
         ..ImageSpec::default()
     };
+    Ok(Image::new("", spec))
+}
+
+/// The image of a server's root disk that it is shelved into. It waits until the server is off, and goes when that runs again.
+pub(super) async fn for_shelving(
+    session: &Session,
+    vm: &VirtualMachine,
+    action: &str,
+    states: &[&str],
+) -> Result<Image, Fault> {
+    expect(action, &vm.id(), state_of(vm, Timestamp::now()), states)?;
+    let reference = vm.spec.image.clone().unwrap_or_default();
+    // Nova's name for it.
+    let name: String = vm.display_name().chars().take(246).chain("-shelved".chars()).collect();
+    let mut image = of_root(session, vm, action, &name, &reference, BTreeMap::new()).await?;
+    image.mark_shelved(vm.metadata.uid.as_deref().unwrap_or_default());
     let images = session.within::<Image>(ids::namespace(vm));
-    let mut image = Image::new("", spec);
-    if let Some(backup) = backup {
-        for (key, value) in [("image_type", "backup"), ("backup_type", &backup.sort)] {
-            image.spec.properties.insert(key.to_owned(), value.to_owned());
-        }
-        image.mark_backup(&backup);
-    }
-    Ok(ids::create(&images, image, &wanted.name).await?.id())
+    ids::create(&images, image, &name).await
 }
 
 /// The answer to who asked for an image, where its id is.

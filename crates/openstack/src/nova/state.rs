@@ -44,6 +44,9 @@ fn standing(vm: &VirtualMachine, now: Timestamp) -> State {
     let phase = said.map(|status| status.phase).unwrap_or_default();
     let wish = vm.spec.run_state;
     let wants_off = matches!(wish, RunState::Stopped | RunState::Shelved);
+    if phase == VmPhase::Offloaded {
+        return offloaded(vm, now);
+    }
     if let Some(found) = making(vm, wants_off, now) {
         return found;
     }
@@ -80,6 +83,19 @@ fn standing(vm: &VirtualMachine, now: Timestamp) -> State {
         VmPhase::Stopped if wish == RunState::Shelved => state("SHELVED", "shelved", None, SHUTDOWN),
         VmPhase::Stopped if wants_off => state("SHUTOFF", "stopped", None, SHUTDOWN),
         _ => state("SHUTOFF", "stopped", Some("powering-on"), SHUTDOWN),
+    }
+}
+
+/// Of one that is shelved and has left its node, or is just leaving it.
+fn offloaded(vm: &VirtualMachine, now: Timestamp) -> State {
+    let (status, word) = ("SHELVED_OFFLOADED", "shelved_offloaded");
+    match (vm.spec.run_state, vm.spec.node_name.is_some()) {
+        (RunState::Shelved, true) => state("SHELVED", "shelved", Some("shelving_offloading"), SHUTDOWN),
+        (RunState::Shelved, false) => state(status, word, None, SHUTDOWN),
+        (_, true) => state(status, word, Some("spawning"), SHUTDOWN),
+        // No node has room: it can be told something else.
+        (_, false) if unplaced(vm, now).is_some() => state(status, word, None, SHUTDOWN),
+        (_, false) => state(status, word, Some("unshelving"), SHUTDOWN),
     }
 }
 
@@ -124,8 +140,13 @@ fn rescued(vm: &VirtualMachine, status: &'static str, task: Option<&'static str>
     state(status, "rescued", task, if runs { RUNNING } else { SHUTDOWN })
 }
 
-/// The scheduler's word that no node has room, once it has held for long enough.
+/// The scheduler's word that no node has room for a server that was never on one, once it has held for long enough.
 pub(super) fn refused(vm: &VirtualMachine, now: Timestamp) -> Option<&Condition> {
+    unplaced(vm, now).filter(|_| vm.status.as_ref().is_some_and(|status| status.phase == VmPhase::Pending))
+}
+
+/// The scheduler's word that no node has room, once it has held for long enough.
+fn unplaced(vm: &VirtualMachine, now: Timestamp) -> Option<&Condition> {
     let scheduled = vm.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Scheduled")?;
     let since = stamp::created(vm).max(scheduled.last_transition_time.0);
     (scheduled.status == "False" && now.duration_since(since) > PATIENCE).then_some(scheduled)
@@ -197,6 +218,20 @@ mod tests {
         let mut vm = machine(VmPhase::Stopped);
         vm.spec.run_state = RunState::Shelved;
         assert_eq!(shown(&vm), ("SHELVED", "shelved", None));
+    }
+
+    #[test]
+    fn a_shelved_one_leaves_its_node_and_comes_back() {
+        let mut vm = machine(VmPhase::Offloaded);
+        vm.spec.run_state = RunState::Shelved;
+        vm.spec.node_name = Some("n".into());
+        assert_eq!(shown(&vm), ("SHELVED", "shelved", Some("shelving_offloading")));
+        vm.spec.node_name = None;
+        assert_eq!(shown(&vm), ("SHELVED_OFFLOADED", "shelved_offloaded", None));
+        vm.spec.run_state = RunState::Running;
+        assert_eq!(shown(&vm).2, Some("unshelving"));
+        vm.spec.node_name = Some("m".into());
+        assert_eq!(shown(&vm), ("SHELVED_OFFLOADED", "shelved_offloaded", Some("spawning")));
     }
 
     #[test]

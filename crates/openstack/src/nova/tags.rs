@@ -35,6 +35,28 @@ fn check_one(tag: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Whether devices may have tags in a request: Nova's schemas had them in 2.32, lost those of volumes by an oversight in 2.33 and those of
+/// networks in 2.37, and have them again since 2.42.
+fn on_devices(version: Microversion, last: u32) -> bool {
+    version >= Microversion(42) || version >= Microversion(32) && version <= Microversion(last)
+}
+
+/// Refuses a tag of a device in `field` that is none, or that this microversion does not know.
+pub(super) fn check_device(
+    version: Microversion,
+    field: &str,
+    last: u32,
+    tag: Option<&String>,
+) -> Result<(), Fault> {
+    match tag {
+        Some(_) if !on_devices(version, last) => Err(Fault::bad(format!(
+            "Invalid input for field/attribute {field}. Additional properties are not allowed ('tag' was unexpected)"
+        ))),
+        Some(tag) => check_one(tag),
+        None => Ok(()),
+    }
+}
+
 /// Refuses what Nova would refuse.
 pub(super) fn check(tags: &[String]) -> Result<(), Fault> {
     if tags.len() > MAX_TAGS {

@@ -25,7 +25,7 @@ use crate::{ids, volume};
 /// The root disk's device.
 pub(super) const ROOT: &str = "/dev/vda";
 /// VM states in which volumes come and go.
-const STATES: [&str; 5] = ["active", "paused", "stopped", "resized", "shelved"];
+const STATES: [&str; 6] = ["active", "paused", "stopped", "resized", "shelved", "shelved_offloaded"];
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
 /// The first device name after the root disk's that is not taken.
@@ -164,7 +164,7 @@ impl Fields {
             Some((field, _)) => Err(Fault::bad(format!(
                 "Invalid input for field/attribute volumeAttachment. Additional properties are not allowed ('{field}' was unexpected)"
             ))),
-            None => Ok(()),
+            None => super::tags::check_device(version, "volumeAttachment", 32, self.tag.as_ref()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A Volume as Cinder shows it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::claims::BACKS_LABEL;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
-use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
+use yunfan_resources::storage::{Attachment, Volume, VolumePhase, VolumeType};
 
 use super::{backends, backups, groups, image, marks, outside};
 use crate::auth::Session;
@@ -28,6 +28,8 @@ pub(crate) struct Machines {
     wishes: HashMap<(String, String), String>,
     /// Ids by uid.
     ids: HashMap<String, String>,
+    /// Uids of those that are shelved and on no node: what they are to have is theirs, though no node says so.
+    offloaded: HashSet<String>,
     /// By namespace, and the name of the volume: what is being done with it, in Cinder's word.
     imaged: HashMap<(String, String), &'static str>,
 }
@@ -51,6 +53,9 @@ impl Machines {
                     .iter()
                     .map(|wish| ((namespace.to_owned(), wish.volume.clone()), uid.clone())),
             );
+            if machine.is_offloaded() {
+                all.offloaded.insert(uid.clone());
+            }
             all.ids.insert(uid, machine.id());
         }
         all
@@ -83,6 +88,11 @@ impl Machines {
     /// The id of the server with this uid.
     pub(super) fn server(&self, uid: &str) -> Option<&str> {
         self.ids.get(uid).map(String::as_str)
+    }
+
+    /// The uid of the machine that has a volume while it is on no node.
+    fn keeper(&self, volume: &Volume) -> Option<&str> {
+        self.wish(volume).filter(|uid| self.offloaded.contains(*uid))
     }
 
     /// The uid of the machine that is to have a volume.
@@ -124,7 +134,7 @@ pub(super) fn standing(machines: &Machines, volume: &Volume, now: Timestamp) -> 
         _ if extends => "extending",
         // Whether a server has it or not: as in Cinder, one thing is done with a volume at a time.
         _ if busy.is_some() => busy.unwrap_or_default(),
-        _ if has => "in-use",
+        _ if has || machines.keeper(volume).is_some() => "in-use",
         _ if !status.attachments.is_empty() => "detaching",
         _ if wish.is_some() => "attaching",
         // Pods have it, or may have it at any time.
@@ -247,18 +257,22 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
 
 fn attachments(context: &Context, volume: &Volume) -> Vec<Value> {
     let id = volume.id();
-    let all = volume.status.iter().flat_map(|status| &status.attachments);
-    all.map(|one| {
-        let host = volume.spec.node_name.as_ref().filter(|_| context.admin);
-        let server = context.machines.server(&one.uid);
-        json!({
-            "id": id, "attachment_id": attachment_id(&id, server.unwrap_or(&one.uid)), "volume_id": id,
-            "server_id": server, "host_name": host, "device": one.device,
-            "attached_at": one.attached_at.as_ref().map(|at| stamp::micros_bare(at.0)),
+    let kept = context.machines.keeper(volume);
+    let kept = kept.map(|uid| Attachment { uid: uid.to_owned(), ..Attachment::default() });
+    let all = volume.status.iter().flat_map(|status| status.attachments.clone());
+    let all = all.filter(|one| kept.as_ref().is_none_or(|kept| kept.uid != one.uid));
+    all.chain(kept.clone())
+        .map(|one| {
+            let host = volume.spec.node_name.as_ref().filter(|_| context.admin);
+            let server = context.machines.server(&one.uid);
+            json!({
+                "id": id, "attachment_id": attachment_id(&id, server.unwrap_or(&one.uid)), "volume_id": id,
+                "server_id": server, "host_name": host, "device": one.device,
+                "attached_at": one.attached_at.as_ref().map(|at| stamp::micros_bare(at.0)),
+            })
         })
-    })
-    .chain(outside::view(volume))
-    .collect()
+        .chain(outside::view(volume))
+        .collect()
 }
 
 /// What is known of the image that a volume was made from; of one that is gone only its name.
@@ -358,6 +372,9 @@ mod tests {
         assert_eq!(status(Some("v"), VolumePhase::Available, None), "attaching");
         assert_eq!(status(Some("v"), VolumePhase::InUse, Some("u")), "in-use");
         assert_eq!(status(None, VolumePhase::InUse, Some("u")), "detaching");
+        let mut shelved = machines(Some("v"));
+        shelved.offloaded.insert("u".into());
+        assert_eq!(status_of(&shelved, &volume(VolumePhase::Available, None), now), "in-use");
         assert_eq!(status(None, VolumePhase::Error, None), "error");
         let mut growing = volume(VolumePhase::Available, None);
         growing.spec.size_gib = 3;

@@ -10,6 +10,17 @@ use super::{SERVERS, server, tell};
 use crate::support::client::{Client, flavor, image, tenant, text};
 use crate::support::{NODE, PASSWORD, start};
 
+/// Waits until nothing is at a path any more.
+async fn gone(client: &Client, path: &str) {
+    for _ in 0..300 {
+        if client.ask("GET", path, Value::Null).await.status == 404 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{path} is still there");
+}
+
 #[tokio::test]
 async fn an_image_is_made_of_a_server() {
     let cloud = start("https://cloud").await;
@@ -38,10 +49,9 @@ async fn an_image_is_made_of_a_server() {
     ] {
         assert_eq!(shown[member], value, "{member}: {shown}");
     }
-    // It takes no other data, and its server stays until it is there.
-    let kept = demo.must(409, "DELETE", &path, Value::Null).await;
+    // It takes no other data, and its server keeps its disk until it is there.
+    let kept = demo.must(409, "POST", &action, json!({"rebuild": {"imageRef": os}})).await;
     assert!(text(&kept["conflictingRequest"]["message"]).contains("is being made of it"), "{kept}");
-    demo.must(409, "POST", &action, json!({"rebuild": {"imageRef": os}})).await;
     let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
     let spec = images.get("kept").await.unwrap().spec;
     assert!(spec.source_machine.is_some() && spec.source_volume.is_none());
@@ -53,9 +63,15 @@ async fn an_image_is_made_of_a_server() {
     assert!(told.status == 202 && told.headers.get("location").is_none());
     demo.must(204, "DELETE", &format!("/image/v2/images/{}", text(&told.body["image_id"])), Value::Null)
         .await;
-    tell(&demo, &path, json!({"shelve": null}), "SHELVED").await;
-    demo.must(409, "POST", &action, wanted).await;
+    tell(&demo, &path, json!({"shelve": null}), "SHELVED_OFFLOADED").await;
+    demo.must(409, "POST", &action, wanted.clone()).await;
+    tell(&demo, &path, json!({"unshelve": null}), "ACTIVE").await;
+    // As with Nova, a server can be deleted all the same, and the image that can't be made any more goes, too.
+    let told = demo.ask_as("compute 2.45", "POST", &action, wanted).await;
+    let lost = format!("/image/v2/images/{}", text(&told.body["image_id"]));
+    demo.get(&lost).await;
     demo.must(204, "DELETE", &path, Value::Null).await;
+    gone(&demo, &lost).await;
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod bounds;
 mod groups;
+mod limits;
 mod made;
 mod older;
+mod shelved;
 mod words;
 
 use serde_json::{Value, json};
@@ -56,7 +58,7 @@ async fn actions_lead_from_state_to_state() {
         ("unpause", "ACTIVE"),
         ("suspend", "SUSPENDED"),
         ("resume", "ACTIVE"),
-        ("shelve", "SHELVED"),
+        ("shelve", "SHELVED_OFFLOADED"),
         ("unshelve", "ACTIVE"),
         ("os-stop", "SHUTOFF"),
         ("os-start", "ACTIVE"),
@@ -317,15 +319,31 @@ async fn interfaces_come_and_go() {
     let interfaces = format!("{path}/os-interface");
     let all = demo.get(&interfaces).await;
     let first = text(&all["interfaceAttachments"][0]["port_id"]).to_owned();
-    let body = json!({"interfaceAttachment": {"net_id": net, "fixed_ips": [{"ip_address": "10.9.0.77"}]}});
+    let body = json!({"interfaceAttachment": {"net_id": net, "fixed_ips": [{"ip_address": "10.9.0.77"}], "tag": "db"}});
     let added = demo.must(200, "POST", &interfaces, body).await["interfaceAttachment"].clone();
-    assert_eq!(added["fixed_ips"][0]["ip_address"], "10.9.0.77");
+    assert_eq!((&added["fixed_ips"][0]["ip_address"], &added["tag"]), (&json!("10.9.0.77"), &json!("db")));
+    let bad = json!({"interfaceAttachment": {"net_id": net, "tag": "a/b"}});
+    demo.must(400, "POST", &interfaces, bad).await;
     let second = text(&added["port_id"]).to_owned();
     let port = demo.get(&format!("/network/v2.0/ports/{second}")).await;
     let groups = port["port"]["security_groups"].as_array().map(Vec::len);
     assert_eq!(groups, Some(1), "a port without a group would be open to all: {port}");
     count(&demo, &interfaces, 2).await;
-    demo.get(&format!("{interfaces}/{second}")).await;
+    let shown = demo.get(&format!("{interfaces}/{second}")).await;
+    assert_eq!(shown["interfaceAttachment"]["tag"], "db");
+    // One port has one address more, and again as many as before.
+    let action = format!("{path}/action");
+    let old = async |body: Value| demo.ask_as("compute 2.43", "POST", &action, body).await.status;
+    assert_eq!(old(json!({"addFixedIp": {"networkId": net}})).await, 202);
+    let all = demo.get(&interfaces).await["interfaceAttachments"].clone();
+    let ips: Vec<&Value> =
+        all.as_array().unwrap().iter().flat_map(|one| one["fixed_ips"].as_array().unwrap()).collect();
+    assert_eq!(ips.len(), 3, "{all}");
+    let port = all.as_array().unwrap().iter().find(|one| one["fixed_ips"][1].is_object()).unwrap();
+    let added = port["fixed_ips"][1]["ip_address"].clone();
+    assert_eq!(old(json!({"removeFixedIp": {"address": added}})).await, 202);
+    assert_eq!(old(json!({"removeFixedIp": {"address": added}})).await, 400, "it has it no more");
+    assert_eq!(old(json!({"removeFixedIp": {"address": "10.9.0.77"}})).await, 400, "its only one");
     // The first goes, and the second stays what it is.
     demo.must(202, "DELETE", &format!("{interfaces}/{first}"), Value::Null).await;
     count(&demo, &interfaces, 1).await;

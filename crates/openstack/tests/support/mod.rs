@@ -27,7 +27,7 @@ use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
-use yunfan_resources::compute::{RunState, VirtualMachine, VmAction};
+use yunfan_resources::compute::{RunState, VirtualMachine, VmAction, VmPhase};
 use yunfan_resources::names;
 use yunfan_resources::network::Port;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
@@ -235,9 +235,11 @@ async fn pretend(client: Client) {
             if addresses.len() < vm.spec.networks.len() {
                 continue;
             }
+            let offloaded = vm.status.as_ref().is_some_and(|status| status.phase == VmPhase::Offloaded);
             let phase = match vm.spec.run_state {
                 RunState::Running => "Active",
                 RunState::Paused | RunState::Suspended => "Paused",
+                RunState::Shelved if offloaded || pretend_image(&client, &vm).await => "Offloaded",
                 RunState::Stopped | RunState::Shelved => "Stopped",
             };
             let done = |action: &VmAction| json!({"request": action.request, "at": action.at});
@@ -248,13 +250,24 @@ async fn pretend(client: Client) {
                 "results": vm.spec.actions.iter().map(done).collect::<Vec<Value>>(),
             }});
             // A machine that was deleted meanwhile is no fault.
-            if vm.spec.node_name.is_none() {
-                let placed = json!({"spec": {"nodeName": NODE}});
+            let shelved = vm.spec.run_state == RunState::Shelved;
+            if vm.spec.node_name.is_none() != (shelved && offloaded) {
+                let node = if shelved { Value::Null } else { json!(NODE) };
+                let placed = json!({"spec": {"nodeName": node}});
                 let _ = own.patch(&name, &PatchParams::default(), &Patch::Merge(placed)).await;
             }
             let _ = own.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
         }
     }
+}
+
+/// Makes the image that a shelved machine names; whether the machine can leave its node.
+async fn pretend_image(client: &Client, vm: &VirtualMachine) -> bool {
+    let Some(name) = &vm.spec.shelved_image else { return vm.boot_volume().is_some() };
+    let namespace = vm.metadata.namespace.clone().unwrap_or_default();
+    let images = Objects::<yunfan_resources::image::Image>::namespaced(client.clone(), &namespace);
+    let status = json!({"status": {"phase": "Active", "sizeBytes": 1, "nodes": [NODE]}});
+    images.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.is_ok()
 }
 
 /// Places every volume, makes it as large as it should be, and gives it to the machine that wishes for it.

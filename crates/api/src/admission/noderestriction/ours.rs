@@ -14,8 +14,15 @@ pub(super) fn placed(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<
     match (attempt.operation, attempt.old) {
         // The last finalizer's removal ends it.
         (Operation::Update | Operation::Delete, Some(old)) if own(old) && own(attempt.object) => Ok(()),
+        // A machine that is shelved is let go by its node.
+        (Operation::Update, Some(old)) if own(old) && is_let_go(old, attempt.object) => Ok(()),
         _ => Err(format!("node {node:?} can only update {plural} with spec.nodeName set to itself")),
     }
+}
+
+/// Whether a machine of which its node has nothing any more is taken from the node.
+fn is_let_go(old: &Value, new: &Value) -> bool {
+    old["status"]["phase"] == "Offloaded" && new["spec"]["nodeName"].as_str().is_none_or(str::is_empty)
 }
 
 /// A Port is where the workload is that holds it, and until it is unplugged where that was.
