@@ -142,7 +142,8 @@ fn route(
     Ok(true)
 }
 
-/// On the host: pods that leave the cluster do so under the host's address. The link-local services of the host's
+/// On the host: pods that leave the cluster do so under the host's address, and so does what the host itself asked of a Service that led it to another
+/// node's pod: nobody there knows the way back to the uplink. The link-local services of the host's
 /// own network (a cloud's metadata, with the host's credentials) are not for them.
 fn host_table(uplink: &Uplink, transfer: Ipv4Addr) -> String {
     let Uplink { names, node_cidr, cluster_cidr, service_cidr, .. } = uplink;
@@ -153,13 +154,14 @@ delete table inet {table}
 table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifname \"{link}\" ip daddr 169.254.0.0/16 drop
+    iifname \"{link}\" ct direction original ip daddr 169.254.0.0/16 drop
   }}
   chain source {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname \"{link}\" accept
+    ip saddr {transfer}/30 oifname != \"lo\" masquerade
     ip daddr {{ {cluster_cidr}, {service_cidr} }} accept
-    ip saddr {{ {node_cidr}, {transfer}/30 }} oifname != \"lo\" masquerade
+    ip saddr {node_cidr} oifname != \"lo\" masquerade
   }}
 }}
 "

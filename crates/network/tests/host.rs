@@ -113,7 +113,7 @@ async fn pods_and_host_reach_each_other_and_nothing_remains() {
             .unwrap();
         assert_eq!(client.ip(), std::net::IpAddr::V4(a), "without translation");
         call.await.unwrap();
-        leaves_under_the_hosts_address(&cloud).await;
+        leaves_under_the_hosts_address(&cloud, &node).await;
     }
     assert!(!what_remains(&cloud.tag).unwrap().is_empty());
     cloud.teardown();
@@ -124,10 +124,12 @@ async fn pods_and_host_reach_each_other_and_nothing_remains() {
     assert!(!cloud.dir.path().join("network").exists());
 }
 
-/// A pod's connection to somewhere beyond the host comes from the host.
-async fn leaves_under_the_hosts_address(cloud: &Cloud) {
+/// A pod's connection to somewhere beyond the host comes from the host, and so does the host's own to a Service whose pod is on another node.
+async fn leaves_under_the_hosts_address(cloud: &Cloud, node: &NodeNetworks) {
     let outside = format!("yftest-{}", cloud.tag);
     let (link, ns) = (format!("yo{}", cloud.tag), outside.as_str());
+    // A pod of another node's slice, which knows the way to its node alone.
+    let far = std::net::Ipv4Addr::from(u32::from(cloud.cidr.network()) + 200 * 256 + 9);
     for command in [
         format!("netns add {ns}"),
         format!("link add {link} type veth peer name eth0 netns {ns}"),
@@ -135,6 +137,8 @@ async fn leaves_under_the_hosts_address(cloud: &Cloud) {
         format!("link set {link} up"),
         format!("-n {ns} addr add 198.51.100.2/30 dev eth0"),
         format!("-n {ns} link set eth0 up"),
+        format!("-n {ns} addr add {far}/32 dev eth0"),
+        format!("route add {far}/32 dev {link}"),
     ] {
         said("ip", &command.split(' ').collect::<Vec<_>>());
     }
@@ -145,6 +149,12 @@ async fn leaves_under_the_hosts_address(cloud: &Cloud) {
         .unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     let _ = inside(&cloud.pod("pod-a"), "curl -sm2 http://198.51.100.2:9000/dev").await;
+    let rule = service("far", cloud.vip(6), TargetNetwork::Cluster, &[(far, 8081)]);
+    node.set_services(vec![rule]).await.unwrap();
+    let web = Web::start(ns, 8081, "far away");
+    let answer = said("curl", &["-sm2", &format!("http://{}/", cloud.vip(6))]);
+    drop(web);
+    assert_eq!(answer, "far away", "host to a Service whose pod is on another node");
     // The server's log says who asked.
     server.kill().unwrap();
     let heard = String::from_utf8(server.wait_with_output().unwrap().stderr).unwrap();
