@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use yunfan_cri::CriRuntime;
-use yunfan_runtime::{EmbeddedRuntime, ImageService, Result, Runtime, RuntimeError, kit};
+use yunfan_runtime::{EmbeddedRuntime, ImageService, Result, Runtime, RuntimeError, RuntimeFeatures, kit};
 
 /// Which of both.
 #[derive(Debug, Clone)]
@@ -29,6 +29,7 @@ pub(crate) struct Containers {
     pub(crate) images: Arc<dyn ImageService>,
     /// Name and version, as the Node tells them.
     pub(crate) version: String,
+    pub(crate) features: RuntimeFeatures,
 }
 
 /// In the agent's directory: the socket of the runtime that has this node's containers. None is there for the embedded one.
@@ -56,12 +57,13 @@ pub(crate) async fn open(
             let config = yunfan_runtime::Config { tag: tag.to_owned(), root, shim, registries, memory };
             let runtime = EmbeddedRuntime::open(config).await?;
             let version = format!("yunfan://{}", env!("CARGO_PKG_VERSION"));
-            Containers { images: runtime.images(), runtime: Arc::new(runtime), version }
+            let features = runtime.features();
+            Containers { images: runtime.images(), runtime: Arc::new(runtime), version, features }
         }
         ContainerRuntime::Cri { socket } => {
             let runtime = Arc::new(CriRuntime::open(cri_config(tag, root, socket)).await?);
-            let version = runtime.version();
-            Containers { images: runtime.clone(), runtime, version }
+            let (version, features) = (runtime.version(), runtime.features());
+            Containers { images: runtime.clone(), runtime, version, features }
         }
     })
 }

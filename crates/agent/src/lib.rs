@@ -20,6 +20,7 @@ mod links;
 mod made;
 mod members;
 mod node;
+mod pages;
 mod pod;
 mod pressure;
 mod routers;
@@ -296,6 +297,7 @@ impl Agent {
             notes: networks.notes(),
             shortages,
             containers: containers.version,
+            features: containers.features,
             images: containers.images,
             eviction: config.eviction.clone(),
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{
-    self as cri, Capability, ContainerMetadata, Int64Value, KeyValue, LinuxContainerConfig,
+    self as cri, Capability, ContainerMetadata, HugepageLimit, Int64Value, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, SecurityProfile,
     SupplementalGroupsPolicy,
 };
@@ -177,6 +177,11 @@ pub(crate) fn resources(resources: &Resources, memory: Memory) -> LinuxContainer
         // Of memory and swap together: none of it is swap. On v2 swap has a limit of its own.
         memory_swap_limit_in_bytes: if memory.swap && !memory.v2 { limit } else { 0 },
         oom_score_adj: resources.oom_score_adj.unwrap_or(0).into(),
+        hugepage_limits: resources
+            .huge_limits
+            .iter()
+            .map(|(size, limit)| HugepageLimit { page_size: kit::page_name(*size), limit: *limit })
+            .collect(),
         ..Default::default()
     }
 }

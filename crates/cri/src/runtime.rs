@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_cri::v1::{StatusRequest, VersionRequest, VersionResponse};
+use k8s_cri::v1::{RuntimeHandler, StatusRequest, VersionRequest, VersionResponse};
 use tokio::sync::{Notify, broadcast};
 use yunfan_runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, DiskUse, ExecConfig, ExecResult,
-    ExecSession, LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
-    SandboxConfig, SandboxStatus, kit,
+    ExecSession, Handler, LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
+    RuntimeFeatures, SandboxConfig, SandboxStatus, kit,
 };
 
 use crate::api::{Api, call};
@@ -52,6 +52,7 @@ pub(crate) struct Inner {
     /// Who the runtime says it is.
     pub(crate) version: VersionResponse,
     pub(crate) features: Features,
+    handlers: Vec<Handler>,
     pub(crate) memory: Memory,
     /// To whom images were given.
     pub(crate) giving: Giving,
@@ -101,6 +102,11 @@ impl CriRuntime {
                 .is_some_and(|features| features.recursive_read_only_mounts),
             strict_groups: status.features.is_some_and(|features| features.supplemental_groups_policy),
         };
+        let of_handler = |handler: &RuntimeHandler| Handler {
+            name: handler.name.clone(),
+            recursive_read_only: handler.features.as_ref().is_some_and(|of| of.recursive_read_only_mounts),
+        };
+        let handlers = status.runtime_handlers.iter().map(of_handler).collect();
         // Without a network plug-in no pod with a network of its own can be started.
         let conditions = status.status.into_iter().flat_map(|status| status.conditions);
         for condition in conditions.filter(|condition| !condition.status) {
@@ -122,6 +128,7 @@ impl CriRuntime {
             api,
             version,
             features,
+            handlers,
             memory: Memory::here(),
             giving,
             details: Mutex::default(),
@@ -135,6 +142,14 @@ impl CriRuntime {
         }
         events::watch(&inner).await;
         Ok(Self { inner })
+    }
+
+    /// What it said that it can do.
+    pub fn features(&self) -> RuntimeFeatures {
+        RuntimeFeatures {
+            strict_groups: self.inner.features.strict_groups,
+            handlers: self.inner.handlers.clone(),
+        }
     }
 
     /// The runtime's name and version, as nodes tell them: `containerd://1.6.20`.

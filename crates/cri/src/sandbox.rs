@@ -9,7 +9,7 @@ use k8s_cri::v1::{
     PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
     StopPodSandboxRequest,
 };
-use yunfan_runtime::{Result, RuntimeError, SandboxConfig, kit};
+use yunfan_runtime::{OWN_HANDLER, Result, RuntimeError, SandboxConfig, kit};
 
 use crate::api::{PATIENCE, call, failed, gone, within};
 use crate::runtime::{Inner, blocking};
@@ -35,7 +35,9 @@ pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()>
         Some(_) => return Err(RuntimeError::SandboxDead(config.uid)),
         None => {}
     }
-    let request = RunPodSandboxRequest { config: Some(message(inner, &config)?), ..Default::default() };
+    // Our own runtime's name means whatever runs where no class is asked for.
+    let runtime_handler = if config.handler == OWN_HANDLER { String::new() } else { config.handler.clone() };
+    let request = RunPodSandboxRequest { config: Some(message(inner, &config)?), runtime_handler };
     let (owner, wanted) = (Arc::clone(inner), config);
     blocking(move || prepare(&owner, &wanted)).await?;
     call("run of a sandbox", inner.api.runtime.clone().run_pod_sandbox(request)).await?;

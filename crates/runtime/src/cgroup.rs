@@ -34,6 +34,15 @@ pub(crate) fn has_devices() -> bool {
     has_devices_in(&std::fs::read_to_string("/proc/self/mounts").unwrap_or_default())
 }
 
+/// Whether huge pages can be limited.
+pub(crate) fn has_huge_pages() -> bool {
+    if is_v2() {
+        let all = std::fs::read_to_string(Path::new(ROOT).join("cgroup.controllers")).unwrap_or_default();
+        return all.split_whitespace().any(|name| name == "hugetlb");
+    }
+    Path::new(ROOT).join("hugetlb").is_dir()
+}
+
 fn has_devices_in(mounts: &str) -> bool {
     let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     lines.any(|line| {

@@ -11,7 +11,7 @@ pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
 pub use crate::mounts::{detach, mounts, unmount_below};
 pub use crate::shim::binds::bind_part;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
-pub use crate::spec::{READ_ONLY_PATHS, masked_paths};
+pub use crate::spec::{READ_ONLY_PATHS, masked_paths, page_name};
 pub use crate::sys::{remove_tree, write_atomic, write_json};
 pub use crate::tree::remove as remove_dir;
 pub use crate::user::check_non_root;

@@ -48,5 +48,7 @@ pub use types::*;
 
 /// Most processes and threads in a container whose [`Resources::pids_limit`] is not given.
 pub const DEFAULT_PIDS_LIMIT: i64 = 4096;
+/// The handler of RuntimeClasses that the runtime in this program is.
+pub const OWN_HANDLER: &str = "yunfan";
 /// [`Runtime::exec_sync`] keeps this many bytes of each output and drops the rest.
 pub const EXEC_OUTPUT_LIMIT: usize = 1024 * 1024;

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use crate::devices;
 use crate::error::{Result, RuntimeError};
 use crate::image::ImageConfig;
 use crate::types::{ContainerConfig, Propagation, RunUser, SandboxConfig};
+use crate::{cgroup, devices};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -210,6 +210,11 @@ fn resources(config: &ContainerConfig, devices: Vec<Value>, unified: bool) -> Va
         // A container that takes too much memory ends as a whole, as with the kubelet: half of one is of no use.
         all["unified"] = json!({"memory.oom.group": "1"});
     }
+    if !resources.huge_limits.is_empty() && cgroup::has_huge_pages() {
+        let limits = resources.huge_limits.iter();
+        let limits = limits.map(|(size, limit)| json!({"pageSize": page_name(*size), "limit": limit}));
+        all["hugepageLimits"] = limits.collect();
+    }
     if let Some(limit) = resources.memory_limit_bytes {
         all["memory"] = json!({"limit": limit});
     }
@@ -225,6 +230,13 @@ fn resources(config: &ContainerConfig, devices: Vec<Value>, unified: bool) -> Va
         all["cpu"] = Value::Object(cpu);
     }
     all
+}
+
+/// A size of pages as the kernel calls it in the names of cgroups' files.
+pub fn page_name(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 2] = [(30, "GB"), (20, "MB")];
+    let unit = UNITS.iter().find(|(shift, _)| bytes >> shift > 0);
+    unit.map_or_else(|| format!("{}KB", bytes >> 10), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
 fn mounts(input: &Input<'_>) -> Result<Value> {
@@ -338,6 +350,7 @@ mod tests {
             made(config, None)["process"]["oomScoreAdj"].as_i64().unwrap()
         };
         assert_eq!([score(-997), score(-499), score(2000)], [-500, -499, 1000]);
+        assert_eq!([2 << 20, 1 << 30, 64 << 10].map(page_name), ["2MB", "1GB", "64KB"]);
         let free = ContainerConfig { privileged: true, ..ContainerConfig::default() };
         let free = made(free, Some(7));
         assert_eq!(free["process"]["noNewPrivileges"], false);

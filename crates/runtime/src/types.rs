@@ -83,12 +83,33 @@ pub struct SandboxConfig {
     /// Whether containers of it may be privileged. Other runtimes than the embedded one want to know that before the first.
     #[serde(default)]
     pub privileged: bool,
+    /// The handler of the pod's RuntimeClass; empty for the usual one.
+    #[serde(default)]
+    pub handler: String,
     /// Size of the pod's shared `/dev/shm` in bytes; `None` = 64 MiB.
     #[serde(default)]
     pub shm_size_bytes: Option<u64>,
     /// Kept and given back by [`crate::Runtime::list`].
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// What a runtime can do that not every one can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// It can leave out the groups of the image ([`ContainerConfig::strict_groups`]).
+    pub strict_groups: bool,
+    /// What [`SandboxConfig::handler`] may be.
+    pub handlers: Vec<Handler>,
+}
+
+/// One way in which a runtime runs pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handler {
+    /// Empty for the one that pods get which name none.
+    pub name: String,
+    /// Mounts can be read-only with all below them.
+    pub recursive_read_only: bool,
 }
 
 /// Names one run of one container.
@@ -197,6 +218,9 @@ pub struct Resources {
     pub cpu_period_us: Option<u64>,
     /// Memory limit in bytes; going over it kills the container (`oom_killed`).
     pub memory_limit_bytes: Option<i64>,
+    /// Bytes of huge pages, by the size of the pages in bytes; of sizes that are not here there is no limit.
+    #[serde(default)]
+    pub huge_limits: BTreeMap<u64, u64>,
     /// Most processes and threads; default [`crate::DEFAULT_PIDS_LIMIT`].
     pub pids_limit: Option<i64>,
     /// -1000 to 1000, who dies first when the node runs out of memory.

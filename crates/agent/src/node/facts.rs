@@ -6,10 +6,11 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
-use yunfan_runtime::ImageService;
+use yunfan_runtime::{ImageService, RuntimeFeatures};
 
 use super::Abilities;
 use crate::eviction::{EvictionSettings, Signal};
+use crate::pages::{self, Pool};
 
 /// Addresses of a node's slice of the cluster network that no Pod gets: the network's, the gateway's and the broadcast.
 const NOT_PODS: u32 = 3;
@@ -41,6 +42,8 @@ pub(super) struct Amounts {
     memory_kib: u64,
     disk_bytes: u64,
     pods: u32,
+    /// What of the memory is kept for pages of other sizes.
+    huge: Vec<Pool>,
 }
 
 /// What a node says that it has where its machines are pretended: as much as Nova's own fake driver says (`FakeDriver.resources`),
@@ -54,7 +57,7 @@ impl Amounts {
     pub(super) fn of(root: &Path, pods: u32, pretends: bool) -> Self {
         if pretends {
             let (cpus, memory_kib, disk_bytes) = (PRETENDED_CPUS, PRETENDED_MEMORY_KIB, PRETENDED_DISK_BYTES);
-            return Self { cpus, memory_kib, disk_bytes, pods };
+            return Self { cpus, memory_kib, disk_bytes, pods, huge: Vec::new() };
         }
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -62,17 +65,20 @@ impl Amounts {
             // What the file system that holds the workloads' disks can hold in all.
             disk_bytes: rustix::fs::statvfs(root).map_or(0, |fs| fs.f_blocks * fs.f_frsize),
             pods,
+            huge: pages::of_node(),
         }
     }
 
     /// As `status.capacity`.
     pub(super) fn capacity(&self) -> Value {
-        json!({
+        let mut amounts = json!({
             "cpu": self.cpus.to_string(),
             "memory": format!("{}Ki", self.memory_kib),
             "pods": self.pods.to_string(),
             "ephemeral-storage": format!("{}Ki", self.disk_bytes / 1024),
-        })
+        });
+        self.huge.iter().for_each(|pool| amounts[pool.name()] = json!(pool.amount()));
+        amounts
     }
 
     /// As `status.allocatable`: without what the hard thresholds of eviction keep free (Kubernetes' documentation, "Reserve Compute
@@ -81,7 +87,9 @@ impl Amounts {
         let memory = self.memory_kib * 1024;
         let kept = |signal, total| eviction.kept_free(signal, total) / 1024;
         let mut amounts = self.capacity();
-        let memory_kib = self.memory_kib.saturating_sub(kept(Signal::Memory, memory));
+        let huge_kib = self.huge.iter().fold(0, |sum, pool| pool.bytes().saturating_add(sum)) / 1024;
+        let memory_kib =
+            self.memory_kib.saturating_sub(kept(Signal::Memory, memory)).saturating_sub(huge_kib);
         let disk_kib = (self.disk_bytes / 1024).saturating_sub(kept(Signal::NodeDisk, self.disk_bytes));
         amounts["memory"] = json!(format!("{memory_kib}Ki"));
         amounts["ephemeral-storage"] = json!(format!("{disk_kib}Ki"));
@@ -101,6 +109,15 @@ pub(super) async fn images(images: &dyn ImageService) -> Option<Value> {
         json!({"names": names, "sizeBytes": image.size_bytes})
     });
     Some(told.collect())
+}
+
+/// What RuntimeClasses may name, as `status.runtimeHandlers`.
+pub(super) fn handlers(features: &RuntimeFeatures) -> Value {
+    let told = features.handlers.iter().map(|handler| {
+        let can = json!({"recursiveReadOnlyMounts": handler.recursive_read_only, "userNamespaces": false});
+        json!({"name": handler.name, "features": can})
+    });
+    told.collect()
 }
 
 fn meminfo(field: &str) -> Option<u64> {
@@ -189,11 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_tells_what_classes_may_name() {
+        let own = yunfan_runtime::Handler { recursive_read_only: true, ..Default::default() };
+        let told = handlers(&RuntimeFeatures { strict_groups: true, handlers: vec![own] });
+        let can = json!({"recursiveReadOnlyMounts": true, "userNamespaces": false});
+        assert_eq!(told, json!([{"name": "", "features": can}]));
+    }
+
+    #[test]
     fn what_is_kept_free_is_not_promised() {
-        let node = Amounts { cpus: 4, memory_kib: 1 << 20, disk_bytes: 10 << 30, pods: 253 };
+        let huge = vec![Pool { page_bytes: 2 << 20, pages: 8 }, Pool { page_bytes: 1 << 30, pages: 0 }];
+        let node = Amounts { cpus: 4, memory_kib: 1 << 20, disk_bytes: 10 << 30, pods: 253, huge };
         let promised = node.allocatable(&EvictionSettings::default());
         assert_eq!((&promised["cpu"], &promised["pods"]), (&json!("4"), &json!("253")));
-        assert_eq!(promised["memory"], json!(format!("{}Ki", (1024 - 100) << 10)));
+        assert_eq!(promised["memory"], json!(format!("{}Ki", (1024 - 100 - 16) << 10)));
+        assert_eq!((&promised["hugepages-2Mi"], &promised["hugepages-1Gi"]), (&json!("16Mi"), &json!("0")));
         assert_eq!(promised["ephemeral-storage"], json!(format!("{}Ki", 9 << 20)));
         assert_eq!(node.capacity()["memory"], "1048576Ki");
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use yunfan_client::{Severity, is_exists, is_not_found};
 use yunfan_hypervisor::Accelerator;
 use yunfan_resources::names::{BOOTED, LEASE_NAMESPACE};
-use yunfan_runtime::ImageService;
+use yunfan_runtime::{ImageService, RuntimeFeatures};
 
 use crate::Shared;
 use crate::eviction::EvictionSettings;
@@ -49,6 +49,8 @@ pub(crate) struct Abilities {
     pub(crate) shortages: watch::Receiver<Shortages>,
     /// Name and version of what runs containers.
     pub(crate) containers: String,
+    /// What that can do.
+    pub(crate) features: RuntimeFeatures,
     /// The images of containers that are here.
     pub(crate) images: Arc<dyn ImageService>,
     /// What is kept free of workloads.
@@ -216,6 +218,8 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
         "nodeInfo": facts::info(abilities),
         "declaredFeatures": FEATURES,
+        "features": {"supplementalGroupsPolicy": abilities.features.strict_groups},
+        "runtimeHandlers": facts::handlers(&abilities.features),
     }});
     if let Some(images) = facts::images(abilities.images.as_ref()).await {
         patch["status"]["images"] = images;

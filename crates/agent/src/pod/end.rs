@@ -33,6 +33,7 @@ impl Pods {
             let grace = self.shutdown.left(pod).map_or(grace_left(pod), |left| left.min(grace_left(pod)));
             tokio::select! {
                 () = self.stop_all(pod, grace) => {}
+                () = self.follow_readiness(pod) => {}
                 // Asked to end sooner than at first: what still runs is killed.
                 () = self.shortened(pod) => return Ok(Some(Duration::ZERO)),
             }
@@ -148,6 +149,7 @@ impl Pods {
         self.persistent.release(&uid).await.map_err(PodError::Release)?;
         // Ended Pods are kept for long, and what they have in memory nobody can use any more.
         self.tokens.forget(&uid);
+        self.certificates.forget(&uid);
         if let Err(error) = self.memory.remove(&uid).await {
             tracing::warn!(%error, uid, "the files of a Pod that ended could not be removed from memory");
         }
@@ -168,7 +170,7 @@ impl Pods {
     /// Ends everything that runs: the main containers first, then the sidecars, in the reverse of their order.
     pub(super) async fn stop_all(&self, pod: &Pod, grace: Duration) {
         let uid = pod.uid().unwrap_or_default();
-        // Its probes are of no use any more, and would call its end a failure.
+        // Its probes would call its end a failure.
         self.remember(&uid, super::Local::end_probes);
         let Ok(sandbox) = self.runtime.sandbox(&uid).await else { return };
         let running = |part: &Part| {
@@ -257,6 +259,7 @@ impl Pods {
         self.end_probes(uid);
         self.pulls.forget(uid);
         self.tokens.forget(uid);
+        self.certificates.forget(uid);
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
         self.persistent.release(uid).await.map_err(PodError::Release)?;

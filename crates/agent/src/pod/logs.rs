@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
-use yunfan_runtime::{ContainerId, kit};
+use yunfan_runtime::{ContainerId, SandboxStatus, kit};
 
-use super::{SANDBOXES, volumes};
+use super::{Pods, SANDBOXES, volumes};
 
 /// Below the agent's directory: by the Pods' uids, links to their directories of logs.
 const NOTES: &str = "logs/of";
@@ -24,6 +24,18 @@ const LONGEST: usize = 255;
 const KEPT_LINKS: u32 = 2;
 /// Others than root don't read what Pods say.
 const MODE: u32 = 0o750;
+
+impl Pods {
+    /// Makes, once, the links to the logs of containers that were there before this agent: the one before it may have ended between a start and its link.
+    pub(super) fn link_logs(&self, uid: &str, sandbox: Option<&SandboxStatus>) {
+        let Some(sandbox) = sandbox else { return };
+        let mut first = false;
+        self.remember(uid, |local| first = !std::mem::replace(&mut local.linked, true));
+        if first {
+            self.logs.link_all(sandbox.containers.iter().map(|status| &status.id));
+        }
+    }
+}
 
 /// The logs of this node's Pods.
 pub(super) struct Logs {
@@ -81,6 +93,15 @@ impl Logs {
         // Its name begins as the Pod's directory is called; this is below that.
         let path = kit::log_name(id);
         link(&target.join(path.strip_prefix("logs").unwrap_or(&path)), &at)
+    }
+
+    /// Makes those links of runs, in their order, that are missing.
+    fn link_all<'a>(&self, runs: impl Iterator<Item = &'a ContainerId>) {
+        for id in runs {
+            if let Err(error) = self.link(id) {
+                tracing::warn!(%error, %id, "the link to the log of a container could not be made");
+            }
+        }
     }
 
     /// Removes it again; fine if there is none.
@@ -205,6 +226,11 @@ mod tests {
         assert!(hex.len() == 64 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()), "{name}");
         logs.link(&ContainerId::new("u1", "main", 5)).unwrap();
         assert!(links().len() == 1 && !links().contains(&name), "{:?}", links());
+        // An agent ended before it made the last one, and the next finds the runs.
+        logs.unlink(&ContainerId::new("u1", "main", 5));
+        logs.link_all([3, 4, 5].map(|run| ContainerId::new("u1", "main", run)).iter());
+        assert!(links().len() == 2 && !links().contains(&name), "{:?}", links());
+        logs.unlink(&ContainerId::new("u1", "main", 4));
         logs.unlink(&ContainerId::new("u1", "main", 5));
         logs.link(&id).unwrap();
         logs.remove("u1").await.unwrap();

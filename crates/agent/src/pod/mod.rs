@@ -8,10 +8,12 @@ mod admission;
 mod admit;
 mod backoff;
 mod bound;
+mod certificates;
 mod containers;
 mod downward;
 mod end;
 mod ending;
+mod ends;
 mod env;
 mod env_file;
 mod evict;
@@ -60,7 +62,10 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_runtime::{ImageService, Runtime, RuntimeEvent, SandboxStatus};
 
+use self::certificates::Certificates;
 use self::ending::Ending;
+pub(crate) use self::ends::End as ContainerEnd;
+use self::ends::Ends;
 use crate::Shared;
 use crate::containers::Containers;
 use crate::links::{LinkError, Links, PodLink};
@@ -95,8 +100,6 @@ const EVICTED_GRACE: Duration = Duration::from_secs(1);
 const VOLUMES: &str = "volumes";
 /// The same of what container runtimes keep of them.
 const SANDBOXES: &str = "pods";
-/// The handler of RuntimeClasses that this node runs.
-const HANDLER: &str = "yunfan";
 /// How long to wait before trying again what other objects have to come for (a Port, a ConfigMap).
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,7 @@ pub(crate) struct Pods {
     machines: Informer<VirtualMachine>,
     namespaces: Informer<Namespace>,
     tokens: Tokens,
+    certificates: Certificates,
     persistent: Persistent,
     memory: Memory,
     logs: Logs,
@@ -130,6 +134,7 @@ pub(crate) struct Pods {
     queue: Queue<Work>,
     /// Those that are ending, which hear of their objects' changes at once.
     ending: Arc<Ending>,
+    ends: Ends,
     known: Mutex<HashMap<String, Local>>,
     /// Whether the objects have been seen: before that, those of the node's files alone are known.
     knows_all: AtomicBool,
@@ -145,6 +150,8 @@ struct Local {
     admitted: bool,
     /// How it is to end because of the node, and how long it has for that at most.
     told: Option<(End, Option<Duration>)>,
+    /// The links to the logs of its containers are there, also where an agent ended before it had made one.
+    linked: bool,
     /// By name, the id of the image that the Pod showed a credential for.
     images: HashMap<String, String>,
 }
@@ -209,17 +216,19 @@ impl Pods {
             machines: shared.placed(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
+            certificates: Certificates::new(shared.writer.clone(), &shared.node),
             persistent,
             memory,
             logs: Logs::new(&shared.root, shared.settings.logs.as_deref()),
             pulls: Pulls::default(),
-            references: References::new(shared.writer.client().clone(), queue.clone()),
+            references: References::new(shared.writer.client().clone(), &shared.node, queue.clone()),
             shared,
             runtime: containers.runtime.clone(),
             images: containers.images.clone(),
             links,
             queue,
             ending: Arc::default(),
+            ends: Ends::default(),
             known: Mutex::default(),
             knows_all: AtomicBool::new(false),
         })
@@ -282,7 +291,10 @@ impl Pods {
     fn wake(&self, event: &RuntimeEvent) {
         let uid = event.pod_uid();
         match self.all().iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
-            Some(pod) => self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref()))),
+            Some(pod) => {
+                self.count_end(pod, event);
+                self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
+            }
             None if self.knows_all.load(Ordering::Acquire) => self.queue.add(Work::Left(uid.to_owned())),
             // Whose it is, is not known yet.
             None => {}
@@ -382,6 +394,7 @@ impl Pods {
                 Admission::Waits => return Ok(Some(AGAIN)),
             }
         }
+        self.link_logs(&uid, sandbox.as_ref());
         let told = self.lock().get(&uid).and_then(|local| local.told.clone());
         if let Some((end, grace)) = self.shut_down_end(pod).map(|end| (end, None)).or(told) {
             self.finish(pod, end, grace).await?;
@@ -447,6 +460,7 @@ impl Pods {
             namespace: &pod.namespace().unwrap_or_default(),
             writer: &self.shared.writer,
             tokens: &self.tokens,
+            certificates: &self.certificates,
             persistent: &self.persistent,
             references: &self.references,
             memory: &self.memory,
@@ -463,6 +477,7 @@ impl Pods {
             let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
             return Err(PodError::Sandbox(text.to_owned()));
         }
+        let mut handler = String::new();
         if let Some(name) = spec.runtime_class_name.filter(|name| !name.is_empty()) {
             let class = read::get::<RuntimeClass>(&self.shared.writer, None, &name).await;
             let class = class.map_err(|error| {
@@ -471,14 +486,13 @@ impl Pods {
                     false => error.to_string(),
                 })
             })?;
-            if class.handler != HANDLER {
-                let text =
-                    format!("no runtime for {:?} is configured; this node has {HANDLER:?}", class.handler);
-                return Err(PodError::Sandbox(text));
-            }
+            // Whether there is such a one, the runtime says.
+            handler = class.handler;
         }
-        let (config, left_out) = sandbox::config(pod, &self.shared.node, link, volumes, &sandbox::host_dns())
-            .map_err(PodError::Sandbox)?;
+        let (mut config, left_out) =
+            sandbox::config(pod, &self.shared.node, link, volumes, &sandbox::host_dns())
+                .map_err(PodError::Sandbox)?;
+        config.handler = handler;
         if let Some(left_out) = left_out {
             self.say(pod, Severity::Warning, "DNSConfigForming", left_out);
         }

@@ -119,8 +119,7 @@ impl<'a> Prober<'a> {
     }
 
     async fn pause(&self) {
-        let seconds = u64::try_from(self.probe.period_seconds.unwrap_or(10)).unwrap_or(10).max(1);
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        pause(self.probe).await;
     }
 }
 
@@ -147,6 +146,18 @@ pub(crate) async fn run(target: Target, verdicts: mpsc::Sender<Verdict>) {
         return;
     }
     tokio::join!(readiness(&target, &verdicts), liveness(&target, &verdicts));
+}
+
+/// As [`run`] for a run that has been asked to end: only whether it is ready is asked on, beginning when it would be its turn.
+pub(crate) async fn while_ending(target: Target, verdicts: mpsc::Sender<Verdict>) {
+    let Some(probe) = &target.container.readiness_probe else { return };
+    pause(probe).await;
+    readiness(&target, &verdicts).await;
+}
+
+async fn pause(probe: &Probe) {
+    let seconds = u64::try_from(probe.period_seconds.unwrap_or(10)).unwrap_or(10).max(1);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
 async fn readiness(target: &Target, verdicts: &mpsc::Sender<Verdict>) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -31,14 +31,20 @@ enum Kind {
     ConfigMap,
     Secret,
     Claim,
+    /// A ClusterTrustBundle by its name, or all of the signer that has this name.
+    Bundle,
+    BundlesOf,
+    /// The PodCertificateRequests of the Pod that has this name.
+    CertificatesOf,
 }
 
-/// An object that a Pod mounts.
+/// An object that a Pod mounts, or several.
 type Reference = (Kind, ObjectKey);
 
 /// What Pods mount, and the watches of that.
 pub(super) struct References {
     client: Client,
+    node: String,
     queue: Queue<Work>,
     known: Mutex<Known>,
 }
@@ -67,9 +73,9 @@ impl Drop for Followed {
 }
 
 impl References {
-    /// Nothing is followed yet; changes will wake Pods in `queue`.
-    pub(super) fn new(client: Client, queue: Queue<Work>) -> Self {
-        Self { client, queue, known: Mutex::default() }
+    /// Nothing is followed yet; changes will wake the Pods of `node` in `queue`.
+    pub(super) fn new(client: Client, node: &str, queue: Queue<Work>) -> Self {
+        Self { client, node: node.to_owned(), queue, known: Mutex::default() }
     }
 
     /// Follows what the Pod mounts from now on, and no longer what it does not mount any more. Comes before the objects are read,
@@ -117,30 +123,42 @@ impl References {
     fn watch(&self, (kind, key): &Reference) -> Followed {
         let (users, sight) = (Users::default(), Sight::default());
         let (client, queue, told) = (self.client.clone(), self.queue.clone(), users.clone());
+        let by_name = format!("metadata.name={}", key.name);
         let task = match kind {
-            Kind::ConfigMap => tokio::spawn(tell::<ConfigMap>(client, key.clone(), queue, told)),
-            Kind::Secret => tokio::spawn(tell::<Secret>(client, key.clone(), queue, told)),
+            Kind::ConfigMap => {
+                let api = Api::namespaced(client, &key.namespace);
+                tokio::spawn(tell::<ConfigMap>(api, by_name, queue, told))
+            }
+            Kind::Secret => {
+                let api = Api::namespaced(client, &key.namespace);
+                tokio::spawn(tell::<Secret>(api, by_name, queue, told))
+            }
             Kind::Claim => {
                 let wake = move |after| wake(&queue, &told, after);
                 tokio::spawn(sight.clone().follow(client, key.clone(), wake))
+            }
+            Kind::Bundle => tokio::spawn(tell::<ClusterTrustBundle>(Api::all(client), by_name, queue, told)),
+            Kind::BundlesOf => {
+                let fields = format!("spec.signerName={}", key.name);
+                tokio::spawn(tell::<ClusterTrustBundle>(Api::all(client), fields, queue, told))
+            }
+            Kind::CertificatesOf => {
+                let api = Api::namespaced(client, &key.namespace);
+                // A node may look at its own alone.
+                let fields = format!("spec.nodeName={},spec.podName={}", self.node, key.name);
+                tokio::spawn(tell::<PodCertificateRequest>(api, fields, queue, told))
             }
         };
         Followed { users, sight, task }
     }
 }
 
-/// Wakes the Pods that mount the object whenever it changes.
-async fn tell<K>(client: Client, object: ObjectKey, queue: Queue<Work>, users: Users)
+/// Wakes the Pods that mount what these fields select whenever that changes.
+async fn tell<K>(api: Api<PartialObjectMeta<K>>, fields: String, queue: Queue<Work>, users: Users)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let api = Api::<PartialObjectMeta<K>>::namespaced(client, &object.namespace);
-    let config = Config::default().any_semantic().fields(&format!("metadata.name={}", object.name));
+    let config = Config::default().any_semantic().fields(&fields);
     let mut events = watcher(api, config).default_backoff().boxed();
     while let Some(event) = events.next().await {
         let after = match event {
@@ -148,7 +166,7 @@ where
             Ok(Event::InitDone) => SETTLE,
             Ok(Event::Apply(_) | Event::Delete(_)) => Duration::ZERO,
             Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), %object, %error, "watch failed, it is tried again");
+                tracing::warn!(kind = %K::kind(&()), fields, %error, "watch failed, it is tried again");
                 continue;
             }
         };
@@ -167,7 +185,11 @@ fn wake(queue: &Queue<Work>, users: &Users, after: Duration) {
 fn of_pod(pod: &Pod) -> HashSet<Reference> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let objects = volumes.flat_map(of_volume).map(|(kind, name)| (kind, ObjectKey::new(namespace, name)));
+    let objects = volumes.flat_map(of_volume).map(|(kind, name)| {
+        let name = if kind == Kind::CertificatesOf { pod.metadata.name.as_deref() } else { Some(name) };
+        let of_cluster = matches!(kind, Kind::Bundle | Kind::BundlesOf);
+        (kind, ObjectKey::new(if of_cluster { "" } else { namespace }, name.unwrap_or_default()))
+    });
     let claims = claims_of_pod(pod).map(|one| (Kind::Claim, ObjectKey::new(namespace, &one.claim)));
     objects.chain(claims).collect()
 }
@@ -180,6 +202,11 @@ fn of_volume(volume: &Volume) -> Vec<(Kind, &str)> {
     for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
         found.extend(source.config_map.as_ref().map(|source| (Kind::ConfigMap, source.name.as_str())));
         found.extend(source.secret.as_ref().map(|source| (Kind::Secret, source.name.as_str())));
+        let bundle = source.cluster_trust_bundle.as_ref();
+        found.extend(bundle.and_then(|bundle| Some((Kind::Bundle, bundle.name.as_deref()?))));
+        found.extend(bundle.and_then(|bundle| Some((Kind::BundlesOf, bundle.signer_name.as_deref()?))));
+        let certificate = source.pod_certificate.as_ref();
+        found.extend(certificate.map(|source| (Kind::CertificatesOf, source.signer_name.as_str())));
     }
     found.retain(|(_, name)| !name.is_empty());
     found
@@ -221,6 +248,11 @@ mod tests {
                 {"name": "d", "emptyDir": {}},
                 {"name": "e", "persistentVolumeClaim": {"claimName": "data"}},
                 {"name": "f", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+                {"name": "g", "projected": {"sources": [
+                    {"clusterTrustBundle": {"name": "roots", "path": "a"}},
+                    {"clusterTrustBundle": {"signerName": "example.com/x", "path": "b"}},
+                    {"podCertificate": {"signerName": "example.com/x", "keyType": "ED25519", "credentialBundlePath": "c"}},
+                ]}},
             ]),
         );
         let key = |name: &str| ObjectKey::new("n", name);
@@ -231,6 +263,9 @@ mod tests {
             (Kind::Secret, key("inner")),
             (Kind::Claim, key("data")),
             (Kind::Claim, key("p-f")),
+            (Kind::Bundle, ObjectKey::new("", "roots")),
+            (Kind::BundlesOf, ObjectKey::new("", "example.com/x")),
+            (Kind::CertificatesOf, key("p")),
         ];
         assert_eq!(of_pod(&pod), HashSet::from(wanted));
     }
@@ -240,7 +275,7 @@ mod tests {
         let silent = tower::service_fn(|_: http::Request<Body>| {
             std::future::pending::<Result<Response<Body>, std::io::Error>>()
         });
-        let references = References::new(Client::new(silent, "default"), Queue::new());
+        let references = References::new(Client::new(silent, "default"), "n", Queue::new());
         let map = |name: &str| json!([{"name": "v", "configMap": {"name": name}}]);
         references.follow(&pod("a", map("x")));
         references.follow(&pod("b", map("x")));

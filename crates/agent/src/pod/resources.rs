@@ -8,6 +8,7 @@ use yunfan_resources::requests::Requests;
 use yunfan_runtime::Resources;
 
 use super::downward::Allocatable;
+use crate::pages;
 
 /// Length of a CPU period, microseconds.
 const PERIOD_US: i64 = 100_000;
@@ -77,6 +78,18 @@ pub(crate) fn cgroup(requirements: Option<&ResourceRequirements>) -> Resources {
     // Without a request the limit counts as one; without either the least share.
     let cpu_request = of(requests, "cpu").or(cpu_limit).unwrap_or(0);
     values(cpu_request, cpu_limit, of(limits, "memory"))
+}
+
+/// How much a container may have of each size of huge pages that the node has: of those that it does not ask for, nothing.
+pub(crate) fn huge_limits(container: &Container) -> BTreeMap<u64, u64> {
+    let limits = container.resources.as_ref().and_then(|of| of.limits.as_ref());
+    let mut all: BTreeMap<u64, u64> =
+        pages::of_node().iter().filter(|pool| pool.pages > 0).map(|pool| (pool.page_bytes, 0)).collect();
+    for (name, limit) in limits.into_iter().flatten() {
+        let bytes = milli(limit).and_then(|milli| u64::try_from(milli / 1000).ok());
+        all.extend(pages::size_in(name).zip(bytes));
+    }
+    all
 }
 
 /// The cgroup values of a Pod: among Pods, CPU is shared out by what all containers of each ask for together, and where each of them

@@ -70,6 +70,7 @@ pub(super) fn config(
             let security = part.container.security_context.as_ref();
             security.and_then(|security| security.privileged) == Some(true)
         }),
+        handler: String::new(),
         shm_size_bytes: None,
         labels: Default::default(),
     };

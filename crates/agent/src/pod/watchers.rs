@@ -92,12 +92,66 @@ impl Pods {
         tokio::join!(probes, acting);
     }
 
+    /// Goes on asking which containers are ready while they end, and writes that: who serves to the last is told apart from who does not. Runs until it is
+    /// dropped.
+    pub(super) async fn follow_readiness(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let known = self.lock().get(&uid).map(|local| (local.known.pod_ip, local.known.ready.clone()));
+        let sandbox = self.runtime.sandbox(&uid).await.ok().flatten();
+        let Some((Some(ip), ready)) = known else { return std::future::pending().await };
+        let (sender, mut verdicts) = mpsc::channel(8);
+        let all = parts(pod);
+        let probes = all.iter().filter(|part| part.container.readiness_probe.is_some()).filter_map(|part| {
+            let run = last_run(sandbox.as_ref(), part.name())?;
+            let target = Target {
+                id: run.id.clone(),
+                container: part.container.clone(),
+                reach: self.reach(pod, ip),
+                started_at: run.started_at,
+                runtime: self.runtime.clone(),
+                before: Before { started: true, ready: ready.get(part.name()) == Some(&true) },
+            };
+            let (one, told) = mpsc::channel(8);
+            let (sender, name) = (sender.clone(), part.name().to_owned());
+            Some(async move { tokio::join!(probe::while_ending(target, one), pass_on(name, told, sender)) })
+        });
+        let probes = futures::future::join_all(probes);
+        let acting = async {
+            while let Some((name, ready)) = verdicts.recv().await {
+                self.remember(&uid, |local| {
+                    local.known.ready.insert(name, ready);
+                });
+                let sandbox = self.runtime.sandbox(&uid).await.ok().flatten();
+                let current = self.current(&ObjectKey::of(pod.as_ref()));
+                let Some(current) = current.filter(|current| current.metadata.uid == pod.metadata.uid) else {
+                    continue;
+                };
+                if let Err(error) = self.write_status(&current, sandbox.as_ref()).await {
+                    tracing::debug!(%error, uid, "whether an ending Pod is ready could not be written");
+                }
+            }
+        };
+        tokio::join!(probes, acting);
+        std::future::pending().await
+    }
+
     /// Ends a run whose startup or liveness probe gave up; the restart policy decides what follows.
     async fn kill(&self, pod: &Pod, part: &Part, id: &ContainerId, which: Which) {
         let kind = if part.kind == Kind::Main { "Container" } else { "Init container" };
         let probe = which.name().to_lowercase();
         let message = format!("{kind} {} failed {probe} probe, will be restarted", part.name());
         self.stop(pod, part, id, grace(pod, part, which), &message).await;
+    }
+}
+
+/// Tells of a container by its name whether it is ready.
+async fn pass_on(name: String, mut told: mpsc::Receiver<Verdict>, to: mpsc::Sender<(String, bool)>) {
+    while let Some(verdict) = told.recv().await {
+        if let Verdict::Ready(ready) = verdict
+            && to.send((name.clone(), ready)).await.is_err()
+        {
+            return;
+        }
     }
 }
 

@@ -201,7 +201,7 @@ pub(crate) async fn cadvisor(State(api): State<Api>) -> Response {
 /// `GET /metrics`: the node's agent itself, by the kubelet's names.
 pub(crate) async fn own(State(api): State<Api>) -> Response {
     let volumes = volumes::of(api.workloads.mounts()).await;
-    prometheus(text::own(&api.stats.node, &api.stats.seen(), &volumes))
+    prometheus(text::own(&api.stats.node, &api.stats.seen(), &volumes, &api.workloads.ends()))
 }
 
 fn prometheus(text: String) -> Response {

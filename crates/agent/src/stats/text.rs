@@ -8,6 +8,7 @@ use super::Seen;
 use super::host::Traffic;
 use super::summary::Disk;
 use super::volumes::Used;
+use crate::pod::ContainerEnd;
 
 /// What one line is about, and its number.
 type Sample = (String, f64);
@@ -180,7 +181,12 @@ pub(super) fn cadvisor(seen: &Seen) -> String {
 }
 
 /// All metrics of `/metrics`.
-pub(super) fn own(node: &str, seen: &Seen, volumes: &[Used]) -> String {
+pub(super) fn own(node: &str, seen: &Seen, volumes: &[Used], ends: &BTreeMap<ContainerEnd, u64>) -> String {
+    let end = |((kind, code, reason), times): (&ContainerEnd, &u64)| {
+        let (kind, code, reason) = (kind.to_string(), code.to_string(), reason.to_string());
+        let labels = labelled(&[("container_type", &kind), ("exit_code", &code), ("reason", &reason)]);
+        (labels, *times as f64)
+    };
     let of_claims = |value: fn(&Disk) -> u64| -> Vec<Sample> {
         // A claim that several Pods have is one.
         let claims: BTreeMap<(&String, &String), &Disk> = volumes
@@ -212,6 +218,12 @@ pub(super) fn own(node: &str, seen: &Seen, volumes: &[Used]) -> String {
             "gauge",
             "Number of containers currently running",
             vec![(state, running as f64)],
+        ),
+        (
+            "kubelet_terminated_containers_total",
+            "counter",
+            "Cumulative number of container terminations.",
+            ends.iter().map(end).collect(),
         ),
         (
             "kubelet_volume_stats_capacity_bytes",
@@ -276,9 +288,13 @@ mod tests {
         let other = cadvisor(&seen);
         let line = "container_cpu_usage_seconds_total{container=\"c\",id=\"/podu/c-0\",image=\"i\",name=\"u_c-0\",namespace=\"n\",pod=\"p\"} 2.5";
         assert!(other.lines().any(|known| known == line), "{other}");
-        assert!(
-            own("n1", &seen, &[]).contains("\nkubelet_running_containers{container_state=\"running\"} 1\n")
-        );
+        let own = own("n1", &seen, &[], &BTreeMap::from([(("container", 139, "Error"), 2)]));
+        for line in [
+            "kubelet_running_containers{container_state=\"running\"} 1",
+            "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"139\",reason=\"Error\"} 2",
+        ] {
+            assert!(own.lines().any(|known| known == line), "{line} is not in {own}");
+        }
         let text = of(&seen);
         for line in [
             "# TYPE container_cpu_usage_seconds_total counter",

@@ -353,6 +353,29 @@ pub fn ask<S: AsRef<str>, N: AsRef<str>>(
     Ok((asked, key.serialize_pem()))
 }
 
+/// Asks for a certificate of a new key of a kind, in Kubernetes' words for these (`ECDSAP256`, `ECDSAP384`, `ED25519`), without saying whose it is: whoever
+/// signs knows that from elsewhere. As [`ask`], with the request as DER.
+///
+/// # Errors
+/// [`PkiError::Request`] for a kind that this program makes no keys of.
+pub fn ask_for_key(kind: &str) -> Result<(Vec<u8>, String), PkiError> {
+    let fault = |error: rcgen::Error| request(kind, &error.to_string());
+    let algorithm = match kind {
+        "ECDSAP256" => &rcgen::PKCS_ECDSA_P256_SHA256,
+        "ECDSAP384" => &rcgen::PKCS_ECDSA_P384_SHA384,
+        "ED25519" => &rcgen::PKCS_ED25519,
+        _ => {
+            let why = "keys of this kind are not made here: use ECDSAP256, ECDSAP384 or ED25519";
+            return Err(request(kind, why));
+        }
+    };
+    let key = KeyPair::generate_for(algorithm).map_err(fault)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let asked = params.serialize_request(&key).map_err(fault)?;
+    Ok((asked.der().to_vec(), key.serialize_pem()))
+}
+
 /// The names and addresses of a server.
 fn alt_names<S: AsRef<str>>(common_name: &str, names: &[S]) -> Result<Vec<SanType>, PkiError> {
     let name = |name: &S| {

@@ -241,3 +241,17 @@ fn what_is_asked_for_can_be_signed() {
     Shown::new(&identity).expect("the key is the certificate's");
     assert!(ask("a", &NO_GROUPS, &["ä b"]).is_err());
 }
+
+#[test]
+fn keys_of_the_usual_kinds_are_made_for_pods() {
+    for kind in ["ECDSAP256", "ECDSAP384", "ED25519"] {
+        let (asked, key) = ask_for_key(kind).unwrap();
+        assert!(key.starts_with("-----BEGIN PRIVATE KEY-----"), "{key}");
+        let asked = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, asked);
+        let pem =
+            format!("-----BEGIN CERTIFICATE REQUEST-----\n{asked}\n-----END CERTIFICATE REQUEST-----\n");
+        CertificateRequest::parse(pem.as_bytes()).unwrap();
+    }
+    let error = ask_for_key("RSA3072").unwrap_err().to_string();
+    assert!(error.contains("RSA3072") && error.contains("ECDSAP256"), "{error}");
+}

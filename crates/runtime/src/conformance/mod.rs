@@ -117,6 +117,7 @@ pub fn cases() -> Vec<Case> {
         attach::a_terminal_is_shared_and_resized,
         rights::a_privileged_container_has_all_rights_and_devices,
         rights::groups_and_users_are_as_asked_for,
+        rights::whoever_runs_can_open_its_output_again,
         rights::containers_share_processes_when_their_pod_says_so,
         rights::a_container_joins_the_processes_of_another,
         rights::the_pod_s_kernel_parameters_and_the_host_s_processes,
@@ -176,6 +177,7 @@ impl Cloud {
             host_ipc: false,
             share_processes: false,
             privileged: false,
+            handler: String::new(),
             shm_size_bytes: None,
             labels: Default::default(),
         }

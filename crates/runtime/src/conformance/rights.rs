@@ -52,6 +52,26 @@ pub(super) async fn groups_and_users_are_as_asked_for(cloud: &Cloud) {
     assert_eq!(ended.exit_code, Some(7));
 }
 
+pub(super) async fn whoever_runs_can_open_its_output_again(cloud: &Cloud) {
+    // Images of servers that log to files have these lead to `/dev/stdout`, and their programs are not root.
+    let text = "echo out > /dev/stdout && echo err > /dev/stderr";
+    for tty in [false, true] {
+        let name = if tty { "terminal" } else { "pipes" };
+        // A terminal may be given to its user a moment after the start.
+        let said = format!("sleep 1; {text}");
+        let config = ContainerConfig { run_as_user: Some(33), tty, ..script(name, &said) };
+        let id = cloud.start("r6", config).await;
+        assert_eq!(cloud.exited(&id).await.exit_code, Some(0), "{name}");
+        let log = cloud.log(&id, Default::default()).await;
+        assert!(log.contains("out") && log.contains("err"), "{name}: {log}");
+    }
+    let id = cloud.start("r6", ContainerConfig { run_as_user: Some(33), ..sleeper("c") }).await;
+    assert_eq!(cloud.sh(&id, text).await, "out\nerr\n");
+    // What is everybody's stays that.
+    assert!(cloud.sh(&id, "ls -l /dev/null").await.contains("root"));
+    cloud.runtime.remove_sandbox("r6").await.unwrap();
+}
+
 pub(super) async fn containers_share_processes_when_their_pod_says_so(cloud: &Cloud) {
     let sandbox = SandboxConfig { share_processes: true, ..cloud.sandbox("r3") };
     cloud.runtime.run_sandbox(sandbox).await.unwrap();

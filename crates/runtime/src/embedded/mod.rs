@@ -22,7 +22,6 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroup;
 use crate::error::{Result, RuntimeError};
 use crate::image::{ImageStore, run_blocking};
 use crate::logs::{self, LogOptions, LogStream, reader};
@@ -31,8 +30,9 @@ use crate::sys;
 use crate::tree::{self, DiskUse};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
-    Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
+    Handler, Resources, RuntimeEvent, RuntimeFeatures, SandboxConfig, SandboxStatus,
 };
+use crate::{OWN_HANDLER, cgroup};
 pub use container::stop_signal;
 use memory::Memory;
 use pod::Pod;
@@ -123,6 +123,13 @@ impl EmbeddedRuntime {
     /// The images of this node.
     pub fn images(&self) -> Arc<ImageStore> {
         Arc::clone(&self.inner.images)
+    }
+
+    /// What it can do on this node.
+    pub fn features(&self) -> RuntimeFeatures {
+        let handlers =
+            ["", OWN_HANDLER].map(|name| Handler { name: name.to_owned(), recursive_read_only: true });
+        RuntimeFeatures { strict_groups: true, handlers: handlers.into() }
     }
 
     /// Directory of a pod; it goes away with the sandbox. The agent may keep `volumes` in it.

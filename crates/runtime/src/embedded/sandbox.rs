@@ -16,7 +16,7 @@ use crate::error::{Result, RuntimeError};
 use crate::image::run_blocking;
 use crate::proto::{READY, Reply, Request, SANDBOX_FILE, Start};
 use crate::types::{ContainerStatus, RuntimeEvent, SandboxConfig, SandboxStatus};
-use crate::{cgroup, sys, teardown};
+use crate::{OWN_HANDLER, cgroup, sys, teardown};
 
 /// A shim serves after a few milliseconds; so long means that something is wrong with it.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,6 +41,10 @@ pub(super) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()>
     let _alone = lock.write().await;
     if let Some(pod) = inner.pod(&config.uid) {
         return if pod.is_ready() { Ok(()) } else { Err(RuntimeError::SandboxDead(config.uid)) };
+    }
+    if !matches!(config.handler.as_str(), "" | OWN_HANDLER) {
+        let why = format!("no runtime for {:?} is configured; this node has {OWN_HANDLER:?}", config.handler);
+        return Err(RuntimeError::invalid("runtimeClassName", why));
     }
     let dir = inner.dir.join(&config.uid);
     let (target, written) = (dir.clone(), config.clone());

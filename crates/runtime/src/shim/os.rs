@@ -72,6 +72,17 @@ pub(super) fn set_command_line(line: &[u8]) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).open("/proc/self/mem")?.write_all_at(&words, start)
 }
 
+/// Opens the inner side of a terminal by its master, wherever it is mounted (`TIOCGPTPEER`).
+pub(super) fn inner_side(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: this request takes a number and no pointer, and the descriptor is open.
+    match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } {
+        // SAFETY: the call just made this descriptor, and nobody else knows it.
+        fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(last_error(Errno::INVAL)),
+    }
+}
+
 fn last_error(unknown: Errno) -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(unknown)
 }

@@ -1,10 +1,10 @@
 //! What takes the shim longer than a moment: starting containers and commands. It is done in clones of the shim
 //! ([`super::create`]), and finished here when they end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use super::console::Console;
 use super::container::{Container, pidfd_of};
 use super::create::{self, Clone, Outcome, Stdio};
+use super::os;
 use super::server::{ExecProcess, Server, kill_group};
 use crate::logs::writer::Stream;
 use crate::proto::{Create, Exec, Reply, SPEC_FILE};
 use crate::sys;
-use crate::types::ContainerState;
+use crate::types::{ContainerState, RunUser};
 
 /// Containers of one pod, all runs together.
 const MOST_CONTAINERS: usize = 1024;
@@ -31,8 +32,8 @@ pub(super) struct Task {
 
 pub(super) enum Purpose {
     Create(String),
-    /// With the file that describes the process.
-    Exec(PathBuf),
+    /// With the file that describes the process, and who runs it.
+    Exec(PathBuf, RunUser),
 }
 
 impl Server {
@@ -67,6 +68,7 @@ impl Server {
             (Stdio::Files([stdin, out, err]), None)
         };
         self.containers.insert(id.clone(), container);
+        give(&stdio, &create.status.user);
         let (pod, layers, binds) = (self.pod.clone(), create.layers, create.binds.clone());
         let (name, cgroup) = (id.clone(), create.cgroup.clone());
         let clone = Clone::spawn(move || create::create(&pod, &name, &cgroup, layers, &binds, stdio))?;
@@ -91,6 +93,7 @@ impl Server {
         if found.pidfd.is_none() {
             return Ok(Some(Reply::NotRunning));
         }
+        let user = found.status.user.clone();
         let (stdio, console) = if exec.tty {
             let console = self.console()?;
             (Stdio::Terminal(console.path.clone()), Some(console))
@@ -98,11 +101,12 @@ impl Server {
             let fds = <[OwnedFd; 3]>::try_from(fds).map_err(|_| "three descriptors are needed")?;
             (Stdio::Files(fds), None)
         };
+        give(&stdio, &user);
         self.counter += 1;
         let file = describe_process(&self.pod, exec, self.counter)?;
         let (pod, id, described) = (self.pod.clone(), exec.container.clone(), file.clone());
         let clone = Clone::spawn(move || create::exec(&pod, &id, &described, stdio))?;
-        self.tasks.push(Task { clone, connection, console, purpose: Purpose::Exec(file) });
+        self.tasks.push(Task { clone, connection, console, purpose: Purpose::Exec(file, user) });
         Ok(None)
     }
 
@@ -110,9 +114,17 @@ impl Server {
         let outcome = task.clone.outcome();
         let terminal = task.console.map(Console::receive);
         match task.purpose {
-            Purpose::Create(id) => self.created(task.connection, &id, outcome, terminal),
-            Purpose::Exec(file) => {
+            Purpose::Create(id) => {
+                if let (Some(Ok(master)), Some(container)) = (&terminal, self.containers.get(&id)) {
+                    give_terminal(master, &container.status.user);
+                }
+                self.created(task.connection, &id, outcome, terminal);
+            }
+            Purpose::Exec(file, user) => {
                 let _ = std::fs::remove_file(file);
+                if let Some(Ok(master)) = &terminal {
+                    give_terminal(master, &user);
+                }
                 self.exec_started(task.connection, outcome, terminal);
             }
         }
@@ -179,6 +191,30 @@ impl Server {
         if let Ok(pidfd) = pidfd_of(pid) {
             self.execs.push(ExecProcess { pid, pidfd, connection });
         }
+    }
+}
+
+/// Gives pipes to the user who will run with them: programs open what they already have once more, by `/dev/stdout`.
+fn give(stdio: &Stdio, user: &RunUser) {
+    if let Stdio::Files(files) = stdio {
+        files.iter().for_each(|file| give_one(file.as_fd(), user));
+    }
+}
+
+fn give_one(file: BorrowedFd<'_>, user: &RunUser) {
+    let kind = rustix::fs::fstat(file).map(|found| FileType::from_raw_mode(found.st_mode));
+    // `/dev/null` is everybody's.
+    let own = |kind| matches!(kind, FileType::Fifo | FileType::Socket) || rustix::termios::isatty(file);
+    if kind.is_ok_and(own) {
+        // Whoever can't open it again has it all the same.
+        let _ = rustix::fs::fchown(file, Some(Uid::from_raw(user.uid)), None);
+    }
+}
+
+/// The same with the inner side of a terminal.
+fn give_terminal(master: &OwnedFd, user: &RunUser) {
+    if let Ok(inner) = os::inner_side(master.as_fd()) {
+        give_one(inner.as_fd(), user);
     }
 }
 

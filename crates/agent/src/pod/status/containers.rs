@@ -184,15 +184,20 @@ fn state_of(run: &Run, known: &Known) -> ContainerState {
     }
 }
 
-fn ended(run: &Run, known: &Known) -> ContainerStateTerminated {
-    let code = run.exit_code.unwrap_or(-1);
-    let reason = match code {
+/// Why a run ended, in Kubernetes' words.
+pub(in crate::pod) fn end_reason(run: &Run) -> &'static str {
+    match run.exit_code.unwrap_or(-1) {
         0 => "Completed",
         _ if run.lost => "ContainerStatusUnknown",
         _ if run.oom_killed => "OOMKilled",
         START_FAILED if run.started_at.is_none() => "StartError",
         _ => "Error",
-    };
+    }
+}
+
+fn ended(run: &Run, known: &Known) -> ContainerStateTerminated {
+    let code = run.exit_code.unwrap_or(-1);
+    let reason = end_reason(run);
     let told = known.messages.get(&(run.id.name.clone(), run.id.attempt));
     let message = told.filter(|told| !told.is_empty()).unwrap_or(&run.message);
     ContainerStateTerminated {

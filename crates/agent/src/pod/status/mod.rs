@@ -3,6 +3,8 @@
 mod conditions;
 mod containers;
 
+pub(super) use containers::end_reason;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 

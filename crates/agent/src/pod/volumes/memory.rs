@@ -85,6 +85,31 @@ impl Memory {
         Ok(path)
     }
 
+    /// A Pod's emptyDir of huge pages, as [`Memory::empty_dir`].
+    ///
+    /// # Errors
+    /// It can't be mounted.
+    pub(super) async fn huge_pages(
+        &self,
+        uid: &str,
+        name: &str,
+        page_bytes: u64,
+        group: Option<u32>,
+    ) -> std::io::Result<PathBuf> {
+        let path = self.of_pod(uid).await?.join(name);
+        std::fs::create_dir_all(&path)?;
+        if !is_mount(&path)? {
+            let options = match group {
+                Some(group) => format!("pagesize={page_bytes},mode=2777,gid={group}"),
+                None => format!("pagesize={page_bytes},mode=0777"),
+            };
+            let options = std::ffi::CString::new(options).unwrap_or_default();
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            mount("hugetlbfs", &path, "hugetlbfs", flags, options.as_c_str())?;
+        }
+        Ok(path)
+    }
+
     /// Where a Pod's emptyDir is mounted, if it is.
     pub(super) fn mount_of(&self, uid: &str, name: &str) -> Option<PathBuf> {
         let path = self.root.join(uid).join(name);

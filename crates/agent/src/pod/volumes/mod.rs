@@ -8,10 +8,12 @@ mod claims;
 mod files;
 mod group;
 mod host;
+mod huge;
 mod memory;
 mod mounts;
 mod sources;
 mod tools;
+mod trust;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -34,9 +36,11 @@ pub(crate) use tools::release_loops;
 pub(crate) use usage::VolumeMount;
 
 use self::files::Files;
+use super::certificates::Certificates;
 use super::downward::Allocatable;
 use super::references::References;
 use super::tokens::Tokens;
+use crate::pages;
 use crate::pod::containers::sooner;
 use crate::pod::resources::{memory_limit, milli};
 
@@ -122,7 +126,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) namespace: &'a str,
     pub(crate) writer: &'a Writer,
-    pub(crate) tokens: &'a Tokens,
+    pub(in crate::pod) tokens: &'a Tokens,
+    pub(in crate::pod) certificates: &'a Certificates,
     pub(crate) persistent: &'a Persistent,
     pub(in crate::pod) references: &'a References,
     pub(crate) memory: &'a Memory,
@@ -227,9 +232,15 @@ impl Maker<'_> {
         source: &EmptyDirVolumeSource,
         volumes: &mut Volumes,
     ) -> Result<PathBuf, What> {
-        let in_memory = match source.medium.as_deref().unwrap_or_default() {
+        let medium = source.medium.as_deref().unwrap_or_default();
+        let in_memory = match medium {
             "" => false,
             "Memory" => true,
+            other if other.starts_with(pages::MEDIUM) => {
+                let page_bytes = huge::page_size(self.pod, other)?;
+                let uid = self.pod.uid().unwrap_or_default();
+                return Ok(self.memory.huge_pages(&uid, name, page_bytes, self.fs_group).await?);
+            }
             other => return Err(What::Refused(format!("emptyDir medium {other:?} is not supported here"))),
         };
         let size_bytes = memory_size(self.pod, source, self.allocatable);

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use yunfan_client::is_not_found;
 
 use super::files::{File, Files, check_path};
-use super::{Maker, What};
+use super::{Maker, What, trust};
 use crate::pod::containers::sooner;
 use crate::pod::{downward, read};
 
@@ -72,11 +72,16 @@ pub(super) async fn of_projected(
 ) -> Result<(Files, Option<Duration>), What> {
     let mut files = Files::new();
     let mut renew = None;
-    for projection in source.sources.iter().flatten() {
+    for (index, projection) in source.sources.iter().flatten().enumerate() {
         let mode = source.default_mode;
         if let Some(token) = &projection.service_account_token {
             let (path, file, after) = of_token(maker, volume, token, mode.unwrap_or(DEFAULT_MODE)).await?;
             files.insert(path, file);
+            renew = sooner(renew, Some(after));
+        } else if let Some(certificate) = &projection.pod_certificate {
+            let mode = mode.unwrap_or(DEFAULT_MODE);
+            let (given, after) = trust::of_certificate(maker, (volume, index), certificate, mode).await?;
+            files.extend(given);
             renew = sooner(renew, Some(after));
         } else {
             files.extend(of_projection(maker, projection, mode).await?);
@@ -101,6 +106,9 @@ async fn of_projection(
     }
     if let Some(source) = &source.downward_api {
         return of_downward(maker, source.items.as_ref(), default_mode);
+    }
+    if let Some(source) = &source.cluster_trust_bundle {
+        return trust::of_bundle(maker, source, mode).await;
     }
     Err(What::Refused("a projected source of this kind is not supported here".to_owned()))
 }

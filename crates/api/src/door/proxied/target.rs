@@ -63,9 +63,13 @@ pub(super) async fn find(api: &Api, call: &Call, kind: &Kind, id: &Id<'_>) -> Re
     pod(namespace, &object, port)
 }
 
+/// The port that clients write who know kubelets: it means the agent's, whichever that is.
+const KUBELET_PORT: &str = "10250";
+
 /// Other ports of a node are nobody's business here: the front desk may be on the same host.
 fn node(api: &Api, id: &Id<'_>) -> Result<Target, ApiError> {
-    if !id.port.is_empty() && !api.0.dialer.is_agents_port(id.name, id.port)? {
+    let usual = id.port.is_empty() || id.port == KUBELET_PORT;
+    if !usual && !api.0.dialer.is_agents_port(id.name, id.port)? {
         let why =
             format!("port {} of node {}: only the port of the node's agent is proxied", id.port, id.name);
         return Err(ApiError::bad_request(why));
