@@ -22,6 +22,8 @@ pub(crate) struct Objects<'a> {
     pub(crate) groups: &'a [Arc<SecurityGroup>],
     /// Sets of addresses of these namespaces.
     pub(crate) addresses: &'a [Arc<AddressGroup>],
+    /// Whether the network is switched on: else nothing passes its ports.
+    pub(crate) up: bool,
 }
 
 /// What holds for the ports of a network, which is told by its namespace and name, where routers have these routes and ports this quality of
@@ -35,8 +37,8 @@ pub(crate) fn policy(
     let here = objects.ports.iter().filter(|port| port.spec.is_on(space(&port.metadata), namespace, network));
     let mut guards: Vec<Guard> = here
         .filter_map(|port| {
-            let qos = quality(port);
-            Some(Guard { qos, ..guard(port)? })
+            let (qos, guard) = (quality(port), guard(port)?);
+            Some(Guard { qos, up: guard.up && objects.up, ..guard })
         })
         .collect();
     for guard in &mut guards {
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     fn objects<'a>(ports: &'a [Arc<Port>], groups: &'a [Arc<SecurityGroup>]) -> Objects<'a> {
-        Objects { ports, groups, addresses: &[] }
+        Objects { ports, groups, addresses: &[], up: true }
     }
 
     fn default() -> [Arc<SecurityGroup>; 1] {
@@ -300,8 +302,11 @@ mod tests {
         let set = json!({"addresses": ["192.0.2.0/24", "2001:db8::/64"]});
         let set: AddressGroup = serde_json::from_value(object(set)).expect("addresses");
         let ports = [port(2, json!({"securityGroups": ["same"]}))];
-        let objects = Objects { ports: &ports, groups: &[Arc::new(group)], addresses: &[Arc::new(set)] };
+        let objects =
+            Objects { ports: &ports, groups: &[Arc::new(group)], addresses: &[Arc::new(set)], up: true };
         let told = policy(("acme", "lan"), &objects, &[], none);
+        let off = policy(("acme", "lan"), &Objects { up: false, ..objects }, &[], none);
+        assert!(told.guards.iter().all(|guard| guard.up) && off.guards.iter().all(|guard| !guard.up));
         assert_eq!(told.groups.len(), 2, "{:?}", told.groups);
         let members: Vec<String> = told.groups[1].members.iter().map(ToString::to_string).collect();
         assert_eq!(members, ["192.0.2.0/24"], "no packet has an address of IPv6");

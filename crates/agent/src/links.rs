@@ -298,6 +298,7 @@ impl Links {
             ports: &ports,
             groups: &spaces().flat_map(|space| self.groups.in_namespace(space)).collect::<Vec<_>>(),
             addresses: &spaces().flat_map(|space| self.addresses.in_namespace(space)).collect::<Vec<_>>(),
+            up: network.spec.admin_state_up.unwrap_or(true),
         };
         let policy = firewall::policy((&namespace, &name), &objects, &routes, quality);
         let members = members(&namespace, &name, &ports);

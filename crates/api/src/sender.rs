@@ -153,6 +153,10 @@ impl Senders {
         let known = |user| Known { user, audiences: common };
         if self.tokens.is_named_by(token) {
             let claims = self.tokens.verify(token).map_err(|_| "invalid bearer token".to_owned())?;
+            if claims.app_credential.as_ref().is_some_and(|credential| credential.ruled) {
+                // None of its rules can speak of this API.
+                return Err("the token is for requests to OpenStack's services".to_owned().into());
+            }
             return Ok(ours.then(|| known(claims.user())));
         }
         if ours && let Some(user) = self.bootstrap.user(token) {

@@ -19,6 +19,7 @@ pub fn cut_strays(mut object: Value) -> Option<Value> {
         Some("VirtualMachine") => {
             if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
                 spec.remove("userData");
+                spec.remove("files");
             }
             if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
                 // As kubectl keeps what was applied.

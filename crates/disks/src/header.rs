@@ -65,16 +65,13 @@ fn mark(head: &[u8]) -> Option<&'static str> {
 }
 
 fn check_raw(head: &[u8], file_bytes: u64) -> Result<u64, Error> {
-    if file_bytes == 0 {
-        return bad("it is empty");
-    }
     if let Some(name) = mark(head) {
         return bad(format!(
             "it was declared raw but is {name}: declare its true format, or convert it with `qemu-img convert`"
         ));
     }
-    // A disk has whole sectors.
-    Ok(file_bytes.next_multiple_of(512))
+    // A disk has whole sectors; one of no bytes, which clients upload that are given no file, has one of zeros.
+    Ok(file_bytes.max(1).next_multiple_of(512))
 }
 
 fn check_iso(head: &[u8], file_bytes: u64) -> Result<u64, Error> {
@@ -203,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn a_raw_disk_has_whole_sectors() {
+        for (bytes, size) in [(0, 512), (1, 512), (512, 512), (513, 1024)] {
+            assert_eq!(check(Format::Raw, &[], bytes).unwrap(), size, "{bytes}");
+        }
+        assert!(check(Format::Iso, &[], 0).is_err());
+    }
+
+    #[test]
     fn each_danger_is_refused_by_name() {
         assert_eq!(with(0, b"QFI\xfb").unwrap(), 1 << 30);
         let cases: [(usize, &[u8], &str); 12] = [
@@ -236,7 +241,6 @@ mod tests {
     #[test]
     fn raw_is_not_taken_for_what_it_hides() {
         assert_eq!(check(Format::Raw, b"anything", 1000).unwrap(), 1024);
-        assert!(check(Format::Raw, b"", 0).is_err());
         for (at, mark, name) in MARKS {
             let mut head = vec![0; at];
             head.extend_from_slice(mark);

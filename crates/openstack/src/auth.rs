@@ -13,6 +13,7 @@ use yunfan_serve::PeerAddress;
 use crate::Ctx;
 use crate::error::Fault;
 use crate::ids::Kind;
+use crate::ruled;
 
 /// A request whose token is valid: who asks, and in which project.
 pub(crate) struct Session {
@@ -35,6 +36,7 @@ impl FromRequestParts<Ctx> for Session {
 
     async fn from_request_parts(parts: &mut Parts, door: &Ctx) -> Result<Self, Fault> {
         let claims = claims(door, &parts.headers, "x-auth-token")?.ok_or_else(Fault::unauthorized)?;
+        ruled::check(door, parts, &claims).await?;
         let namespace = match &claims.project {
             Some(project) => door.directory.namespace(&project.id, &project.name).await?,
             None => None,

@@ -1,8 +1,10 @@
 //! Changes of an object's spec, as the caller: what a request names, and nothing else.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 
-use kube::api::{Api, Patch, PatchParams};
+use axum::http::StatusCode;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
 
 use crate::error::Fault;
@@ -26,9 +28,59 @@ impl Changes {
 
     /// Writes them to an object that `api` can see; returns what it is then.
     pub(crate) async fn apply<K: Kind>(self, api: &Api<K>, object: &K) -> Result<K, Fault> {
-        let patch = Patch::Merge(json!({"spec": self.0}));
-        Ok(api.patch(ids::name(object), &PatchParams::default(), &patch).await?)
+        let mut patch = json!({"spec": self.0});
+        let constrained = check_revision(object)?;
+        if constrained {
+            patch["metadata"] = json!({"resourceVersion": object.meta().resource_version});
+        }
+        match api.patch(ids::name(object), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if constrained && is_late(&status) => {
+                check_revision(&api.get(ids::name(object)).await?)?;
+                Err(kube::Error::Api(status).into())
+            }
+            other => Ok(other?),
+        }
     }
+}
+
+tokio::task_local! {
+    /// The revision that a request wants its object to have, or else no change.
+    static EXPECTED: Option<i64>;
+}
+
+/// Runs what answers a request whose object must have a revision (its generation).
+pub(crate) async fn only_at<T>(revision: i64, answer: impl Future<Output = T>) -> T {
+    EXPECTED.scope(Some(revision), answer).await
+}
+
+/// Runs what changes other objects than the one that such a request is about.
+pub(crate) async fn beside<T>(change: impl Future<Output = T>) -> T {
+    EXPECTED.scope(None, change).await
+}
+
+/// Refuses an object that has another revision than the request wants; answers whether it wants any.
+fn check_revision<K: kube::Resource>(object: &K) -> Result<bool, Fault> {
+    let Ok(Some(expected)) = EXPECTED.try_with(|revision| *revision) else { return Ok(false) };
+    let own = object.meta().generation.unwrap_or(1);
+    if own == expected {
+        return Ok(true);
+    }
+    let text = format!("Constrained to {expected}, but current revision is {own}");
+    Err(Fault::new(StatusCode::PRECONDITION_FAILED, text).named("RevisionNumberConstraintFailed"))
+}
+
+/// How the object is deleted that a request is about: as it was looked at, where the request wants a revision.
+pub(crate) fn deletion<K: kube::Resource>(object: &K) -> Result<DeleteParams, Fault> {
+    let preconditions = check_revision(object)?.then(|| Preconditions {
+        resource_version: object.meta().resource_version.clone(),
+        uid: object.meta().uid.clone(),
+    });
+    Ok(DeleteParams { preconditions, ..DeleteParams::default() })
+}
+
+/// Whether another was faster with a change.
+fn is_late(status: &kube::core::Status) -> bool {
+    status.code == 409 && status.message.contains("has been modified")
 }
 
 /// How often a change is tried again that another made at the same time.
@@ -41,6 +93,7 @@ pub(crate) async fn edit<K: Kind>(
     change: impl Fn(&K) -> Result<Changes, Fault>,
 ) -> Result<K, Fault> {
     for _ in 0..ATTEMPTS {
+        check_revision(&object)?;
         let version = object.meta().resource_version.clone();
         let patch = json!({"metadata": {"resourceVersion": version}, "spec": change(&object)?.0});
         match api.patch(ids::name(&object), &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -48,7 +101,7 @@ pub(crate) async fn edit<K: Kind>(
                 object = api.get(ids::name(&object)).await?;
                 // Nobody changed it: it is the change itself that cannot be.
                 let is_same = object.meta().resource_version == version;
-                if is_same && !status.message.contains("has been modified") {
+                if is_same && !is_late(&status) {
                     return Err(kube::Error::Api(status).into());
                 }
             }
@@ -76,6 +129,19 @@ mod tests {
         let changes =
             Changes::default().set("a", Some("x")).set("b", None::<String>).set("c", Some(Value::Null));
         assert_eq!(Value::Object(changes.0), json!({"a": "x", "c": null}));
+    }
+
+    #[tokio::test]
+    async fn what_must_have_a_revision_is_refused_with_another() {
+        let mut object = k8s_openapi::api::core::v1::ConfigMap::default();
+        object.metadata.generation = Some(3);
+        assert!(!check_revision(&object).unwrap() && deletion(&object).unwrap().preconditions.is_none());
+        only_at(3, async { assert!(deletion(&object).unwrap().preconditions.is_some()) }).await;
+        let fault = only_at(2, async { deletion(&object).unwrap_err() }).await;
+        assert_eq!(
+            (fault.status, fault.name),
+            (StatusCode::PRECONDITION_FAILED, Some("RevisionNumberConstraintFailed"))
+        );
     }
 
     #[test]

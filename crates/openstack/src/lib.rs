@@ -34,6 +34,7 @@ mod placement;
 mod places;
 mod quota;
 mod revocation;
+mod ruled;
 mod stamp;
 mod versions;
 mod volume;
@@ -185,6 +186,8 @@ async fn enter(services: Router, mut request: Request) -> Response {
     if let Some(from) = from {
         request.extensions_mut().insert(from);
     }
+    let whole = ruled::Whole(request.uri().clone());
+    request.extensions_mut().insert(whole);
     match services.oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Map, Value, json};
+use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::iam::Project;
 use yunfan_resources::names;
@@ -104,6 +106,20 @@ pub(crate) async fn namespace_of(session: &Session, project: &str) -> Result<Str
     directory::home(&found).map(str::to_owned).ok_or_else(|| {
         Fault::conflict(format!("Project {project} has no namespace yet; try again in a moment."))
     })
+}
+
+/// As [`namespace_of`], also by the project's name: Neutron and Cinder ask nobody whether a word is a project's id, and clients give them names.
+pub(crate) async fn namespace_named(session: &Session, project: &str) -> Result<String, Fault> {
+    let fault = match namespace_of(session, project).await {
+        Err(fault) if fault.status == StatusCode::BAD_REQUEST => fault,
+        found => return found,
+    };
+    let all = ids::list(&session.global::<Project>()).await?;
+    let mut named = all.iter().filter(|one| one.display_name() == project);
+    match (named.next(), named.next()) {
+        (Some(one), None) => namespace_of(session, &one.id()).await,
+        _ => Err(fault),
+    }
 }
 
 /// The limits of a namespace and what is used of them.

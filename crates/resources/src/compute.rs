@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::groups::{GroupPolicy, HostAggregate, HostAggregateSpec, ServerGroup, ServerGroupSpec};
+pub use crate::guest_file::GuestFile;
 pub use crate::keypair::{KeyPair, KeyPairSpec};
 
 /// A size of virtual machines.
@@ -121,6 +122,10 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65535))]
     pub user_data: Option<String>,
+    /// Files that cloud-init writes in the guest when it first starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub files: Vec<GuestFile>,
     /// Whether the guest finds what the metadata service tells on a CD, too, as with Nova's config drive. It is made at each start.
     #[serde(default, skip_serializing_if = "is_false")]
     pub config_drive: bool,

@@ -16,6 +16,7 @@ pub mod compute;
 pub mod constraint;
 pub mod flavor;
 mod groups;
+mod guest_file;
 pub mod iam;
 pub mod image;
 mod keypair;

@@ -264,6 +264,10 @@ pub struct VolumeTypeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub projects: Vec<String>,
+    /// Ids of the projects whose volumes are of the type where they name none through the OpenStack door.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub default_of: Vec<String>,
 }
 
 /// How fast machines may use volumes of a type, as Cinder's QoS specs say it.

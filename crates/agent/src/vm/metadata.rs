@@ -108,7 +108,7 @@ impl Guests {
         let spec = &machine.spec;
         let key = key.map(|key| {
             let name = key.spec.display_name.clone().unwrap_or_else(|| key.name_any());
-            (name, key.spec.public_key.clone())
+            (name, key.spec.public_key.trim().to_owned())
         });
         let links = self.links_of(machine);
         let first = links.first();
@@ -118,6 +118,11 @@ impl Guests {
             name: machine.display_name(),
             project_id: self.projects.get(None, &namespace).map(|project| project.id()).unwrap_or_default(),
             public_keys: key.into_iter().collect(),
+            files: spec
+                .files
+                .iter()
+                .filter_map(|file| Some((file.path.clone(), STANDARD.decode(&file.contents).ok()?)))
+                .collect(),
             user_data: spec.user_data.as_ref().and_then(|data| STANDARD.decode(data.trim()).ok()),
             availability_zone: self.zone_of(machine),
             meta: spec.metadata.clone(),

@@ -339,6 +339,7 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
         .iter()
         .filter(|s| s.value()["spec"]["network"] == network.as_str())
         .filter(|s| s.value()["metadata"]["deletionTimestamp"].is_null())
+        .filter(|s| is_for(s.value(), attempt.object))
         .filter_map(|s| Range::of(s.value()))
         .collect();
     let mut taken = view.cache.claims().under(&network_addresses(&owner, &network));
@@ -363,6 +364,17 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
     }
     attempt.object["spec"]["fixedIps"] = Value::Array(chosen);
     Ok(())
+}
+
+/// Whether a Subnet is for ports of this sort.
+fn is_for(subnet: &Value, port: &Value) -> bool {
+    let types = subnet["spec"]["serviceTypes"].as_array();
+    let owner = match port["spec"]["holder"]["kind"].as_str() {
+        Some("VirtualMachine") => "compute:nova",
+        Some("Pod") => "compute:pod",
+        _ => port["spec"]["deviceOwner"].as_str().unwrap_or_default(),
+    };
+    types.is_none_or(|types| types.is_empty() || types.iter().any(|one| one == owner))
 }
 
 fn address(

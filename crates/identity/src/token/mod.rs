@@ -72,6 +72,9 @@ pub struct AppCredential {
     pub name: String,
     /// Whether it may not make further credentials.
     pub restricted: bool,
+    /// Whether it is for some requests to OpenStack's services alone: those that its access rules name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ruled: bool,
 }
 
 /// The trust that a token was got by.

@@ -17,6 +17,9 @@ pub fn config_drive(guest: &GuestData) -> Vec<(String, Vec<u8>)> {
             files.push((format!("openstack/latest/{name}"), bytes));
         }
     }
+    for (at, (_, bytes)) in guest.files.iter().enumerate() {
+        files.push((format!("openstack/{}/{at:04}", openstack::CONTENT), bytes.clone()));
+    }
     files.push(("ec2/latest/meta-data.json".to_owned(), ec2::document(guest).to_string().into_bytes()));
     files.extend(guest.user_data.clone().map(|data| ("ec2/latest/user-data".to_owned(), data)));
     files
@@ -54,6 +57,12 @@ mod tests {
             of(&guest, "openstack/latest/user_data").is_none()
                 && of(&guest, "ec2/latest/user-data").is_none()
         );
+        guest.files = vec![("/etc/a".into(), b"1".to_vec()), ("/etc/b".into(), b"2".to_vec())];
+        let told: serde_json::Value =
+            serde_json::from_slice(&of(&guest, "openstack/latest/meta_data.json").unwrap()).unwrap();
+        assert_eq!(told["files"][1], serde_json::json!({"path": "/etc/b", "content_path": "/content/0001"}));
+        assert_eq!(of(&guest, "openstack/content/0001"), Some(b"2".to_vec()));
+        assert_eq!(openstack::find("content/0001", &guest).unwrap().1, b"2");
         guest.user_data = Some(vec![0, 255, 10]);
         for path in ["openstack/latest/user_data", "ec2/latest/user-data"] {
             assert_eq!(of(&guest, path), Some(vec![0, 255, 10]), "{path}");

@@ -39,6 +39,8 @@ pub struct GuestData {
     pub public_keys: Vec<(String, String)>,
     /// The user's data, as given (not base64).
     pub user_data: Option<Vec<u8>>,
+    /// Files that it is to have, each with its path.
+    pub files: Vec<(String, Vec<u8>)>,
     /// The availability zone; empty = `yunfan`.
     pub availability_zone: String,
     /// The user's key-value pairs.

@@ -18,6 +18,9 @@ const VERSIONS: &[&str] = &[
     "latest",
 ];
 
+/// Below what the files are that a guest is to have, by their numbers.
+pub(super) const CONTENT: &str = "content";
+
 /// The document at `path`, which has no leading slash, with its content type.
 pub(super) fn find(path: &str, guest: &GuestData) -> Option<(&'static str, Vec<u8>)> {
     let path = path.trim_end_matches('/');
@@ -25,6 +28,10 @@ pub(super) fn find(path: &str, guest: &GuestData) -> Option<(&'static str, Vec<u
         return Some(("text/plain", VERSIONS.join("\n").into_bytes()));
     }
     let (version, file) = path.split_once('/').unwrap_or((path, ""));
+    if version == CONTENT {
+        let (_, bytes) = guest.files.get(file.parse::<usize>().ok()?)?;
+        return Some(("application/octet-stream", bytes.clone()));
+    }
     if !VERSIONS.contains(&version) {
         return None;
     }
@@ -56,7 +63,7 @@ fn meta_data(guest: &GuestData) -> Value {
         .iter()
         .map(|(name, key)| json!({"name": name, "type": "ssh", "data": key}))
         .collect();
-    json!({
+    let mut data = json!({
         "uuid": guest.instance_id,
         "name": guest.name,
         "hostname": guest.hostname,
@@ -67,7 +74,12 @@ fn meta_data(guest: &GuestData) -> Value {
         "keys": keys,
         "meta": guest.meta,
         "devices": devices(guest),
-    })
+    });
+    if !guest.files.is_empty() {
+        let file = |(at, (path, _)): (usize, &(String, Vec<u8>))| json!({"path": path, "content_path": format!("/{CONTENT}/{at:04}")});
+        data["files"] = guest.files.iter().enumerate().map(file).collect();
+    }
+    data
 }
 
 /// The devices that have tags, as Nova's metadata lists them; where on which bus the guest finds them is not told.
@@ -168,6 +180,7 @@ mod tests {
         assert_eq!(devices[0]["mac"], "02:00:00:00:00:02");
         assert_eq!((&devices[1]["serial"], &devices[1]["path"]), (&json!("v-1"), &json!("/dev/vdb")));
         assert_eq!(devices.as_array().map(Vec::len), Some(2));
+        assert!(meta_data(&guest).get("files").is_none() && find("content/0000", &guest).is_none());
         let data = network_data(&guest);
         assert_eq!(data["links"][1]["ethernet_mac_address"], "02:00:00:00:00:02");
         assert_eq!((&data["links"][1]["vif_id"], &data["links"][1]["mtu"]), (&json!("b"), &json!(1450)));

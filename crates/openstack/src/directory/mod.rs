@@ -24,7 +24,7 @@ use crate::places::Places;
 
 pub(crate) use grants::{Place, Principal, role_of, system_role_of};
 pub(crate) use roles::{
-    DESCRIPTION, DOMAIN, IMMUTABLE, NAME, Role, implied_label, implied_system_label, with_implied,
+    DESCRIPTION, DOMAIN, EXTRA, IMMUTABLE, NAME, Role, implied_label, implied_system_label, with_implied,
 };
 
 /// Id of the first domain, in which everything is that names no other.

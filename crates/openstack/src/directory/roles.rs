@@ -1,7 +1,7 @@
 //! Keystone's roles. Each is a ClusterRole: the four that every cloud has, and those that are labelled so. A role that implies another
 //! selects it, as ClusterRoles that are aggregated do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -18,6 +18,8 @@ pub(crate) const NAME: &str = names::ROLE_NAME;
 pub(crate) const DESCRIPTION: &str = "iam.yunfan.io/description";
 pub(crate) const DOMAIN: &str = names::ROLE_DOMAIN;
 pub(crate) const IMMUTABLE: &str = "iam.yunfan.io/immutable";
+/// What clients say of it beside.
+pub(crate) const EXTRA: &str = "iam.yunfan.io/extra";
 
 /// A role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,8 @@ pub(crate) struct Role {
     /// Id of the domain that it is in.
     pub(crate) domain: Option<String>,
     pub(crate) immutable: bool,
+    /// Attributes of a client's own, each as JSON.
+    pub(crate) extra: BTreeMap<String, String>,
 }
 
 impl Role {
@@ -52,7 +56,8 @@ impl Role {
     ) -> Self {
         let cluster_role = format!("openstack:{id}");
         let system_role = on_system(&id, domain.as_deref());
-        Self { rank: usize::MAX, name, id, cluster_role, system_role, description, domain, immutable }
+        let extra = BTreeMap::new();
+        Self { rank: usize::MAX, name, id, cluster_role, system_role, description, domain, immutable, extra }
     }
 
     fn builtin(rank: usize) -> Self {
@@ -66,6 +71,7 @@ impl Role {
             description: None,
             domain: None,
             immutable: true,
+            extra: BTreeMap::new(),
         }
     }
 
@@ -81,6 +87,7 @@ impl Role {
             description: said(DESCRIPTION),
             domain: said(DOMAIN),
             immutable: said(IMMUTABLE).is_some_and(|text| text == "true"),
+            extra: said(EXTRA).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
         })
     }
 }

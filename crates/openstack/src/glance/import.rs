@@ -124,6 +124,19 @@ pub(super) async fn import(session: Session, Path(id): Path<String>, Json(body):
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+/// `GET /tasks`: for admins, as in Glance; there are none, as of one image.
+pub(super) async fn all_tasks(session: Session) -> Answer {
+    if !session.is_admin() {
+        return Err(Fault::forbidden("You are not authorized to complete get_tasks action."));
+    }
+    Ok(ok(&json!({"tasks": [], "first": "/v2/tasks", "schema": "/v2/schemas/tasks"})))
+}
+
+/// `GET /tasks/{id}`
+pub(super) async fn task(_: Session, Path(id): Path<String>) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, format!("Task not found for task_id {id}"))
+}
+
 /// `GET /images/{id}/tasks`: an import is done when it is answered, and leaves no task behind.
 pub(super) async fn tasks(session: Session, Path(id): Path<String>) -> Answer {
     find(&session, &id).await?;

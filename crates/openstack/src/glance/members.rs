@@ -133,8 +133,8 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// As Glance takes it: what clients say beside, e.g. the member once more, means nothing.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Status {
     status: String,
 }

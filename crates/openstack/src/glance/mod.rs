@@ -39,6 +39,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/images/{id}/stage", put(import::stage))
         .route("/images/{id}/import", post(import::import))
         .route("/images/{id}/tasks", get(import::tasks))
+        .route("/tasks", get(import::all_tasks))
+        .route("/tasks/{id}", get(import::task))
         .route("/images/{id}/actions/deactivate", post(import::deactivate))
         .route("/images/{id}/actions/reactivate", post(import::reactivate))
         .route("/images/{id}/members", get(members::list).post(members::create))

@@ -11,7 +11,7 @@ use crate::stamp;
 use crate::versions::ok;
 
 /// Members that are no free properties.
-pub(super) const BASE: [&str; 30] = [
+pub(super) const BASE: [&str; 29] = [
     "id",
     "name",
     "status",
@@ -41,7 +41,6 @@ pub(super) const BASE: [&str; 30] = [
     "deleted",
     "deleted_at",
     "is_public",
-    "properties",
 ];
 
 /// Glance's word for where an image stands.

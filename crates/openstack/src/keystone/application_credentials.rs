@@ -16,7 +16,7 @@ use super::delegated::{
     RawRole, credential_named, expiry, own_roles, refuse_delegated, refuse_trusted, remove_credential,
     roles_of,
 };
-use super::{collection, name_matches, users};
+use super::{access_rules, collection, name_matches, users};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -47,14 +47,14 @@ struct Fields {
     #[serde(default)]
     unrestricted: Option<bool>,
     #[serde(default)]
-    access_rules: Option<Value>,
+    access_rules: Option<Vec<access_rules::RawRule>>,
     /// That of the token; clients may say so.
     #[serde(default)]
     project_id: Option<String>,
 }
 
 /// Refuses who is not the user whose credentials a request is about.
-fn only_own(session: &Session, user: &str) -> Result<(), Fault> {
+pub(super) fn only_own(session: &Session, user: &str) -> Result<(), Fault> {
     if session.claims.uid == user {
         return Ok(());
     }
@@ -64,7 +64,7 @@ fn only_own(session: &Session, user: &str) -> Result<(), Fault> {
 }
 
 /// Others' may be read by who may read users.
-async fn may_read(session: &Session, user: &str) -> Result<(), Fault> {
+pub(super) async fn may_read(session: &Session, user: &str) -> Result<(), Fault> {
     refuse_trusted(session)?;
     users::find(session, user).await.map(drop)
 }
@@ -80,11 +80,15 @@ async fn view(session: &Session, credential: &ApplicationCredential) -> Result<V
         .collect();
     let path =
         format!("{}/identity/v3/users/{}/application_credentials/{id}", session.door.endpoint, spec.user_id);
-    Ok(json!({
+    let mut view = json!({
         "id": id, "name": credential.display_name(), "description": spec.description,
         "project_id": spec.project_id, "user_id": spec.user_id, "roles": roles, "unrestricted": spec.unrestricted,
         "expires_at": spec.expires_at.map(|at| stamp::exactly(at).trim_end_matches('Z').to_owned()), "system": null, "links": {"self": path},
-    }))
+    });
+    if !spec.access_rules.is_empty() {
+        view["access_rules"] = spec.access_rules.iter().map(access_rules::brief).collect();
+    }
+    Ok(view)
 }
 
 /// `GET /users/{user}/application_credentials`
@@ -129,12 +133,6 @@ pub(super) async fn create(session: Session, Path(user): Path<String>, Json(body
     if fields.project_id.as_ref().is_some_and(|id| *id != project.id) {
         return Err(Fault::bad("project_id must be that of the token."));
     }
-    crate::body::only(
-        "access_rules",
-        fields.access_rules.as_ref(),
-        &[json!([])],
-        "access rules are not enforced here",
-    )?;
     if fields.secret.as_deref() == Some("") {
         return Err(Fault::bad("Invalid input for field/attribute secret. It must not be empty."));
     }
@@ -155,6 +153,9 @@ pub(super) async fn create(session: Session, Path(user): Path<String>, Json(body
             "Unable to create additional application credentials, maximum of {MAX}."
         )));
     }
+    let expires_at = expiry(fields.expires_at.as_deref())?;
+    let access_rules =
+        access_rules::made(&session, &user, fields.access_rules.as_deref().unwrap_or_default()).await?;
     let spec = ApplicationCredentialSpec {
         id: Some(ids::plain()),
         display_name: Some(fields.name),
@@ -164,8 +165,9 @@ pub(super) async fn create(session: Session, Path(user): Path<String>, Json(body
         project: project.name,
         project_id: project.id,
         roles,
-        expires_at: expiry(fields.expires_at.as_deref())?,
+        expires_at,
         unrestricted: fields.unrestricted.unwrap_or(false),
+        access_rules,
     };
     // Long enough that nobody guesses it.
     let secret = fields.secret.unwrap_or_else(|| format!("{}{}", random_id(), random_id()));
@@ -218,10 +220,4 @@ pub(super) async fn delete(session: Session, Path((user, id)): Path<(String, Str
     }
     remove_credential(&session.door, &credential).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// `GET /users/{user}/access_rules`: there are none.
-pub(super) async fn access_rules(session: Session, Path(user): Path<String>) -> Answer {
-    may_read(&session, &user).await?;
-    Ok(collection(&session, "access_rules", &format!("users/{user}/access_rules"), Vec::new()))
 }

@@ -233,7 +233,13 @@ impl Wanted<'_> {
         let in_project = self.params.get("scope.project.id").is_none_or(|wanted| {
             let Some(project) = project else { return false };
             let above = world.projects.values().find(|one| one.id() == wanted);
+            // A domain is above its projects.
+            let of_domain = || {
+                let name = domain_or_default(project.spec.domain.as_deref());
+                world.domains.get(name).map_or(name, |domain| domain.id.as_str()) == wanted
+            };
             project.id() == wanted
+                || self.subtree && of_domain()
                 || self.subtree && above.is_some_and(|above| world.is_below(project, ids::name(&**above)))
         });
         let inherited = self.params.get("scope.OS-INHERIT:inherited_to");

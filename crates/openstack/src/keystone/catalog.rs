@@ -9,12 +9,13 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use kube::api::{DeleteParams, PostParams};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::{
     CatalogEndpoint, CatalogEndpointSpec, CatalogService, CatalogServiceSpec, Interface, Region, RegionSpec,
 };
 
+use super::named::{extra, extra_change, show_extra};
 use super::{collection, endpoint_groups};
 use crate::Ctx;
 use crate::auth::Session;
@@ -146,8 +147,7 @@ pub(super) struct RegionBody {
     region: RegionFields,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
 struct RegionFields {
     #[serde(default)]
     id: Option<String>,
@@ -155,6 +155,8 @@ struct RegionFields {
     description: Option<String>,
     #[serde(default, deserialize_with = "explicit")]
     parent_region_id: Option<Option<String>>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 fn own_region(session: &Session) -> Value {
@@ -163,10 +165,12 @@ fn own_region(session: &Session) -> Value {
 
 fn region_view(session: &Session, region: &Region) -> Value {
     let id = region.id();
-    json!({
+    let mut view = json!({
         "id": id, "description": region.spec.description.as_deref().unwrap_or_default(),
         "parent_region_id": region.spec.parent, "links": link(session, "regions", &id),
-    })
+    });
+    show_extra(&mut view, &region.spec.extra);
+    view
 }
 
 pub(super) async fn region_views(session: &Session) -> Result<Vec<Value>, Fault> {
@@ -219,8 +223,8 @@ async fn make_region(session: &Session, id: Option<String>, fields: RegionFields
     }
     let parent = fields.parent_region_id.flatten();
     check_region(session, parent.as_deref()).await?;
-    let spec =
-        RegionSpec { id: Some(id.clone()), display_name: None, description: fields.description, parent };
+    let (description, extra) = (fields.description, extra(&fields.extra)?);
+    let spec = RegionSpec { id: Some(id.clone()), display_name: None, description, parent, extra };
     let made = ids::create(&session.global::<Region>(), Region::new("", spec), &id).await?;
     session.door.directory.saw(&made).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"region": region_view(session, &made)})))
@@ -254,8 +258,10 @@ pub(super) async fn update_region(
     if let Some(parent) = fields.parent_region_id.as_ref().and_then(Option::as_deref) {
         check_region(&session, Some(parent)).await?;
     }
-    let changes =
-        Changes::default().set("description", fields.description).set("parent", fields.parent_region_id);
+    let changes = Changes::default()
+        .set("description", fields.description)
+        .set("parent", fields.parent_region_id)
+        .set("extra", extra_change(&fields.extra)?);
     let region = changes.apply(&session.global::<Region>(), &region).await?;
     session.door.directory.saw(&region).await?;
     Ok(ok(&json!({"region": region_view(&session, &region)})))
@@ -288,7 +294,6 @@ pub(super) struct ServiceBody {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ServiceFields {
     #[serde(default, rename = "type")]
     kind: Option<String>,
@@ -298,6 +303,8 @@ struct ServiceFields {
     description: Option<String>,
     #[serde(default)]
     enabled: Option<bool>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 fn service_view(session: &Session, service: &CatalogService) -> Value {
@@ -309,6 +316,7 @@ fn service_view(session: &Session, service: &CatalogService) -> Value {
     if let Some(description) = &spec.description {
         view["description"] = json!(description);
     }
+    show_extra(&mut view, &spec.extra);
     view
 }
 
@@ -356,6 +364,7 @@ pub(super) async fn create_service(session: Session, Json(body): Json<ServiceBod
         description: fields.description,
         kind: required(fields.kind, "type")?,
         enabled: fields.enabled.unwrap_or(true),
+        extra: extra(&fields.extra)?,
     };
     let label = fields.name.filter(|name| !name.is_empty()).unwrap_or_else(|| spec.kind.clone());
     let made =
@@ -376,7 +385,8 @@ pub(super) async fn update_service(
         .set("type", fields.kind)
         .set("displayName", fields.name)
         .set("description", fields.description)
-        .set("enabled", fields.enabled);
+        .set("enabled", fields.enabled)
+        .set("extra", extra_change(&fields.extra)?);
     let service = changes.apply(&session.global::<CatalogService>(), &service).await?;
     session.door.directory.saw(&service).await?;
     Ok(ok(&json!({"service": service_view(&session, &service)})))
@@ -406,7 +416,6 @@ pub(super) struct EndpointBody {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct EndpointFields {
     #[serde(default)]
     service_id: Option<String>,
@@ -423,8 +432,8 @@ struct EndpointFields {
     enabled: Option<bool>,
     #[serde(default)]
     name: Option<String>,
-    #[serde(default)]
-    description: Option<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 impl EndpointFields {
@@ -443,9 +452,6 @@ impl EndpointFields {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        if self.description.is_some() {
-            return Err(Fault::bad("Endpoints have no description here."));
-        }
         match &self.url {
             Some(url) if url.len() > 4096 || url.contains(['$', '%']) || !url.contains("://") => {
                 Err(Fault::bad(format!(
@@ -460,8 +466,7 @@ impl EndpointFields {
     async fn region(&self, session: &Session) -> Result<Option<Option<String>>, Fault> {
         if let (None, Some(old)) = (&self.region_id, &self.region) {
             if !region_views(session).await?.iter().any(|view| view["id"] == old.as_str()) {
-                let fields = RegionFields { id: None, description: None, parent_region_id: None };
-                make_region(session, Some(old.clone()), fields).await?;
+                make_region(session, Some(old.clone()), RegionFields::default()).await?;
             }
             return Ok(Some(Some(old.clone())));
         }
@@ -481,6 +486,7 @@ fn endpoint_view(session: &Session, endpoint: &CatalogEndpoint) -> Value {
     if let Some(name) = &spec.display_name {
         view["name"] = json!(name);
     }
+    show_extra(&mut view, &spec.extra);
     view
 }
 
@@ -545,6 +551,7 @@ pub(super) async fn create_endpoint(session: Session, Json(body): Json<EndpointB
         url: required(fields.url, "url")?,
         region,
         enabled: fields.enabled.unwrap_or(true),
+        extra: extra(&fields.extra)?,
     };
     let endpoint = CatalogEndpoint::new(&format!("endpoint-{id}"), spec);
     let made = session.global::<CatalogEndpoint>().create(&PostParams::default(), &endpoint).await?;
@@ -574,7 +581,8 @@ pub(super) async fn update_endpoint(
         .set("url", fields.url)
         .set("region", region)
         .set("displayName", fields.name)
-        .set("enabled", fields.enabled);
+        .set("enabled", fields.enabled)
+        .set("extra", extra_change(&fields.extra)?);
     let endpoint = changes.apply(&session.global::<CatalogEndpoint>(), &endpoint).await?;
     session.door.directory.saw(&endpoint).await?;
     Ok(ok(&json!({"endpoint": endpoint_view(&session, &endpoint)})))

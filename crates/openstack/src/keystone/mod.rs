@@ -3,6 +3,7 @@
 //! A project is a Project object and the namespace that its loop makes; a user is a User object and a Secret with the password's hash;
 //! a role assignment is a RoleBinding in the project's namespace, or a RoleGrant where there is no such place.
 
+mod access_rules;
 mod application_credentials;
 mod assignment_list;
 mod assignments;
@@ -133,7 +134,8 @@ fn in_their_name() -> Router<Ctx> {
     Router::new()
         .route("/users/{user}/application_credentials", get(app::list).post(app::create))
         .route("/users/{user}/application_credentials/{id}", get(app::show).delete(app::delete))
-        .route("/users/{user}/access_rules", get(app::access_rules))
+        .route("/users/{user}/access_rules", get(access_rules::list))
+        .route("/users/{user}/access_rules/{id}", get(access_rules::show).delete(access_rules::delete))
         .route("/credentials", get(credentials::list).post(credentials::create))
         .route(
             "/credentials/{id}",

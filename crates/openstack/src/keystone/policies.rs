@@ -9,10 +9,11 @@ use axum::response::IntoResponse;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_resources::names;
 
 use super::collection;
+use super::named::{extra, show_extra};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -22,6 +23,8 @@ use crate::versions::{json_response, ok};
 /// Label of the ConfigMaps, and what their names begin with.
 const LABEL: &str = "iam.yunfan.io/keystone-policy";
 const PREFIX: &str = "keystone-policy-";
+/// What the keys of clients' own attributes begin with.
+const OWN: &str = "extra-";
 /// Characters of a type, bytes of a text, and how many policies there may be.
 const MAX_TYPE: usize = 255;
 const MAX_BLOB: usize = 64 * 1024;
@@ -34,12 +37,13 @@ pub(super) struct Body {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(default)]
     blob: Option<Value>,
     #[serde(default, rename = "type")]
     kind: Option<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 impl Fields {
@@ -64,6 +68,10 @@ impl Fields {
             }
             data.insert("blob".to_owned(), text);
         }
+        // Each of a client's own attributes by itself, so that one can be changed alone.
+        for (name, text) in extra(&self.extra)? {
+            data.insert(format!("{OWN}{}", ids::stable(&name)), json!([name, text]).to_string());
+        }
         Ok(data)
     }
 }
@@ -80,7 +88,11 @@ fn view(session: &Session, policy: &ConfigMap) -> Value {
     let of = |key: &str| policy.data.as_ref().and_then(|data| data.get(key));
     let blob: Value = of("blob").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let link = format!("{}/identity/v3/policies/{}", session.door.endpoint, id(policy));
-    json!({"id": id(policy), "type": of("type"), "blob": blob, "links": {"self": link}})
+    let mut view = json!({"id": id(policy), "type": of("type"), "blob": blob, "links": {"self": link}});
+    let own = policy.data.iter().flatten().filter(|(key, _)| key.starts_with(OWN));
+    let own = own.filter_map(|(_, pair)| serde_json::from_str::<(String, String)>(pair).ok());
+    show_extra(&mut view, &own.filter(|(_, text)| text != "null").collect());
+    view
 }
 
 async fn all(session: &Session) -> Result<Vec<ConfigMap>, Fault> {
@@ -146,7 +158,9 @@ mod tests {
 
     #[test]
     fn texts_and_types_are_limited() {
-        let of = |blob: Value, kind: &str| Fields { blob: Some(blob), kind: Some(kind.to_owned()) }.data();
+        let of = |blob: Value, kind: &str| {
+            Fields { blob: Some(blob), kind: Some(kind.to_owned()), extra: Map::new() }.data()
+        };
         let data = of(json!({"a": 1}), "application/json").unwrap();
         assert_eq!((data["blob"].as_str(), data["type"].as_str()), (r#"{"a":1}"#, "application/json"));
         assert!(of(json!("x"), "").is_err());

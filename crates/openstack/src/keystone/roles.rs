@@ -14,12 +14,12 @@ use yunfan_identity::bootstrap::AGGREGATE_TO_MANAGER;
 use yunfan_resources::iam::RoleGrant;
 use yunfan_resources::names;
 
-use super::named::{immutable_option, options_view, refuse_immutable};
+use super::named::{extra, immutable_option, options_view, refuse_immutable, show_extra};
 use super::{collection, domains, name_matches};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit};
 use crate::directory::{
-    DESCRIPTION, DOMAIN, IMMUTABLE, NAME, Role, implied_label, implied_system_label, with_implied,
+    DESCRIPTION, DOMAIN, EXTRA, IMMUTABLE, NAME, Role, implied_label, implied_system_label, with_implied,
 };
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -32,7 +32,6 @@ pub(super) struct Body {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(default)]
     name: Option<String>,
@@ -42,6 +41,8 @@ struct Fields {
     domain_id: Option<String>,
     #[serde(default)]
     options: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 fn link(session: &Session, id: &str) -> Value {
@@ -50,10 +51,12 @@ fn link(session: &Session, id: &str) -> Value {
 
 /// A role as Keystone shows it.
 pub(super) fn view(session: &Session, role: &Role) -> Value {
-    json!({
+    let mut view = json!({
         "id": role.id, "name": role.name, "domain_id": role.domain, "description": role.description,
         "options": options_view(role.immutable), "links": link(session, &role.id),
-    })
+    });
+    show_extra(&mut view, &role.extra);
+    view
 }
 
 /// `GET /roles`
@@ -96,6 +99,10 @@ fn annotations(role: &Role) -> BTreeMap<String, Value> {
         (DESCRIPTION.to_owned(), text(&role.description)),
         (DOMAIN.to_owned(), text(&role.domain)),
         (IMMUTABLE.to_owned(), if role.immutable { json!("true") } else { Value::Null }),
+        (
+            EXTRA.to_owned(),
+            if role.extra.is_empty() { Value::Null } else { json!(json!(role.extra).to_string()) },
+        ),
     ]
     .into()
 }
@@ -113,7 +120,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let id = ids::plain();
     let description = fields.description.flatten();
     let immutable = immutable_option(fields.options.as_ref())?.unwrap_or(false);
-    let role = Role::own(id, name, description, domain, immutable);
+    let mut role = Role::own(id, name, description, domain, immutable);
+    role.extra = extra(&fields.extra)?;
     let said: BTreeMap<String, Value> =
         annotations(&role).into_iter().filter(|(_, value)| !value.is_null()).collect();
     let object = json!({
@@ -208,6 +216,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         role.description = description;
     }
     role.immutable = immutable.unwrap_or(role.immutable);
+    role.extra.extend(extra(&fields.extra)?);
+    role.extra.retain(|_, text| text != "null");
     let patch = json!({"metadata": {"annotations": annotations(&role)}});
     label(&session, &role.cluster_role, patch).await?;
     Ok(ok(&json!({"role": view(&session, &role)})))

@@ -217,6 +217,7 @@ async fn by_credential(
         id: credential.id(),
         name: credential.display_name(),
         restricted: !spec.unrestricted,
+        ruled: !spec.access_rules.is_empty(),
     });
     claims.exp = claims.exp.min(spec.expires_at.map_or(u64::MAX, |at| at / 1_000_000));
     Ok(())

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use yunfan_identity::Caller;
 use yunfan_identity::token::{Claims, Scope, random_id};
 use yunfan_resources::Identified;
-use yunfan_resources::iam::Domain;
+use yunfan_resources::iam::{ApplicationCredential, Domain};
 use yunfan_serve::PeerAddress;
 
 use super::signin::{AuthBody, prove};
-use super::{catalog, collection, domains, scope};
+use super::{access_rules, catalog, collection, domains, scope};
 use crate::auth::{self, Session};
 use crate::body::{Json, Params};
 use crate::directory::{self, Place, Principal};
@@ -120,6 +120,11 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
     if let Some(credential) = &claims.app_credential {
         token["application_credential"] =
             json!({"id": credential.id, "name": credential.name, "restricted": credential.restricted});
+        if credential.ruled {
+            let found = door.directory.with_id::<ApplicationCredential>(&credential.id).await?;
+            let rules = found.iter().flat_map(|found| &found.spec.access_rules);
+            token["application_credential"]["access_rules"] = rules.map(access_rules::brief).collect();
+        }
     }
     if let Some(trust) = &claims.trust {
         token["OS-TRUST:trust"] = json!({

@@ -19,7 +19,7 @@ use yunfan_resources::{Identified, names};
 use yunfan_serve::PeerAddress;
 
 use super::named::{extra, extra_change, filtered, refuse_taken, show_extra};
-use super::{assignments, collection, credentials, delegated, domains, signin};
+use super::{access_rules, assignments, collection, credentials, delegated, domains, signin};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
@@ -341,6 +341,7 @@ pub(super) async fn remove(session: &Session, user: &User) -> Result<(), Fault> 
     assignments::forget(session, "User", name).await?;
     delegated::forget(session, |of, _| of == user.id()).await?;
     credentials::forget(&session.door, &user.id()).await?;
+    access_rules::forget(&session.door, &user.id()).await?;
     super::gone(users.delete(name, &DeleteParams::default()).await)?;
     session.door.directory.saw_gone(user).await
 }

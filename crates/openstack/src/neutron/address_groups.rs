@@ -4,7 +4,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ipnet::IpNet;
-use kube::api::{Api, DeleteParams};
+use kube::api::Api;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -156,7 +156,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let group = find(&session, &id).await?;
     let groups = session.within::<AddressGroup>(ids::namespace(&group));
-    match groups.delete(ids::name(&group), &DeleteParams::default()).await {
+    match groups.delete(ids::name(&group), &change::deletion(&group)?).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("Address group {id} is in use: {}", status.message);
             Err(Fault::conflict(text).named("AddressGroupInUse"))

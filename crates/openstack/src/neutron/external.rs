@@ -16,6 +16,7 @@ use super::outer_ports::is_port;
 use super::subnets::owned_by;
 use super::view::{Context, default_pools};
 use crate::auth::Session;
+use crate::change;
 use crate::error::Fault;
 use crate::ids;
 
@@ -47,7 +48,7 @@ pub(super) async fn change(
     name: Option<String>,
     description: Option<String>,
 ) -> Result<ExternalNetwork, Fault> {
-    let changes = crate::change::Changes::default().set("displayName", name).set("description", description);
+    let changes = change::Changes::default().set("displayName", name).set("description", description);
     changes.apply(&session.global(), network).await
 }
 
@@ -75,7 +76,7 @@ pub(super) async fn remove(session: &Session, network: &ExternalNetwork) -> Resu
         }
     }
     let networks = session.global::<ExternalNetwork>();
-    match networks.delete(ids::name(network), &DeleteParams::default()).await {
+    match networks.delete(ids::name(network), &change::deletion(network)?).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Err(Fault::conflict(format!(
             "Unable to complete operation on network {}. There are one or more addresses still in use on the network: {}",
             network.id(),

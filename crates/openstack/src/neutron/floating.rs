@@ -3,7 +3,6 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -14,7 +13,7 @@ use super::outer_ports::{chosen, is_port};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -269,6 +268,6 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
         return Err(in_use(&id));
     }
     let ips = session.within::<FloatingIp>(ids::namespace(&ip));
-    ips.delete(ids::name(&ip), &DeleteParams::default()).await?;
+    ips.delete(ids::name(&ip), &change::deletion(&ip)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -150,6 +150,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     let (group, context) = find(session, id).await?;
+    let params = change::deletion(&group)?;
     let (namespace, name) = (ids::namespace(&group).to_owned(), ids::name(&group).to_owned());
     // As in Neutron, an admin may: it is made again when it is needed.
     if name == DEFAULT_GROUP && !session.is_admin() {
@@ -166,14 +167,14 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     for other in context.groups() {
         let near = ids::namespace(other) == namespace && ids::name(other) != name;
         if near && other.spec.rules.iter().any(speaks) {
-            change_rules(session, other, |rules| {
+            let changed = change_rules(session, other, |rules| {
                 rules.retain(|rule| !speaks(rule));
                 Ok(())
-            })
-            .await?;
+            });
+            change::beside(changed).await?;
         }
     }
-    session.within::<SecurityGroup>(&namespace).delete(&name, &DeleteParams::default()).await?;
+    session.within::<SecurityGroup>(&namespace).delete(&name, &params).await?;
     Ok(())
 }
 

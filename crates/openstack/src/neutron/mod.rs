@@ -3,6 +3,7 @@
 
 mod address_groups;
 mod agents;
+mod availability;
 mod bulk;
 mod external;
 mod extraroutes;
@@ -12,10 +13,12 @@ mod groups;
 mod networks;
 mod outer_ports;
 mod pages;
+mod port_checks;
 mod ports;
 mod qos;
 mod quotas;
 mod rbac;
+mod revision;
 mod routers;
 mod rules;
 mod subnetpools;
@@ -27,7 +30,7 @@ pub(crate) use groups::ensure_default;
 
 use axum::Router;
 use axum::extract::State;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, put};
 use serde_json::json;
@@ -51,6 +54,10 @@ pub(crate) fn router(door: Ctx) -> Router {
             "/subnetpools/{id}",
             get(subnetpools::show).put(subnetpools::update).delete(subnetpools::delete),
         )
+        .route("/subnetpools/{id}/add_prefixes", put(subnetpools::add))
+        .route("/subnetpools/{id}/remove_prefixes", put(subnetpools::remove))
+        .route("/network-ip-availabilities", get(availability::list))
+        .route("/network-ip-availabilities/{network}", get(availability::show))
         .route("/ports", get(ports::list).post(ports::create))
         .route("/ports/{id}", get(ports::show).put(ports::update).delete(ports::delete))
         .route("/routers", get(routers::list).post(routers::create))
@@ -95,6 +102,7 @@ pub(crate) fn router(door: Ctx) -> Router {
     Router::new()
         .route("/", get(root))
         .nest("/v2.0", v2)
+        .layer(from_fn(revision::guard))
         .layer(map_response(move |response: Response| {
             let response = render(Shape::Neutron, &endpoint, response);
             async move { response }
@@ -129,7 +137,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 44] = [
+const EXTENSIONS: [(&str, &str, &str); 49] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
@@ -190,6 +198,11 @@ const EXTENSIONS: [(&str, &str, &str); 44] = [
     ("ip-substring-filtering", "IP address substring filtering", "Ports are found by a part of an address."),
     ("net-mtu", "Network MTU", "Shows a network's MTU."),
     ("net-mtu-writable", "Network MTU (writable)", "A network's MTU can be chosen."),
+    (
+        "network-ip-availability",
+        "Network IP Availability",
+        "Shows how many addresses networks have, and use.",
+    ),
     ("pagination", "Pagination support", "Lists are cut by limit and marker."),
     ("port-security", "Port Security", "Ports are kept to their own addresses, or not."),
     ("project-id", "project_id field enabled", "Objects say project_id beside tenant_id."),
@@ -207,6 +220,11 @@ const EXTENSIONS: [(&str, &str, &str); 44] = [
     ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
     ("quotas", "Quota management support", "Limits of what a project may have."),
     ("rbac-policies", "RBAC Policies", "Projects share networks and QoS policies with one another."),
+    (
+        "revision-if-match",
+        "If-Match constraints based on revision_number",
+        "What has been changed since is not changed over.",
+    ),
     ("router", "Neutron L3 Router", "Routers between networks, and floating IPs."),
     ("security-group", "security-group", "What may come to ports and leave them."),
     (
@@ -222,8 +240,15 @@ const EXTENSIONS: [(&str, &str, &str); 44] = [
     ("service-type", "Neutron Service Type Management", "Shows which services have several providers."),
     ("sorting", "Sorting support", "Lists are sorted by sort_key and sort_dir."),
     ("standard-attr-description", "standard-attr-description", "Objects have descriptions."),
+    ("standard-attr-revisions", "Resource revision numbers", "Objects say how often they were changed."),
     ("standard-attr-tag", "Tag support for resources with standard attribute", "Objects are found by tags."),
     ("standard-attr-timestamp", "Resource timestamps", "Objects say when they were made."),
+    (
+        "subnetpool-prefix-ops",
+        "Subnet Pool Prefix Operations",
+        "Subnet pools get some more prefixes, or lose some.",
+    ),
+    ("subnet-service-types", "Subnet service types", "Subnets are for some ports alone."),
     ("subnet_allocation", "Subnet Allocation", "Subnets get their ranges from subnet pools."),
     ("tag", "Tag support", "Networks are found by tags."),
 ];

@@ -14,7 +14,7 @@ use super::view::{Context, collection, wants_all, with_fields};
 use super::{external, qos};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
 use crate::{ids, quota};
@@ -75,8 +75,8 @@ impl Fields {
         if self.mtu.is_some_and(|mtu| !(576..=9000).contains(&mtu) && mtu != 0) {
             return Err(Fault::bad("Invalid input for mtu. It must be between 576 and 9000."));
         }
-        let (yes, no, empty) = ([json!(true)], [json!(false)], [json!([]), json!("")]);
-        only("admin_state_up", self.admin_state_up.as_ref(), &yes, "a network cannot be switched off")?;
+        let (no, empty) = ([json!(false)], [json!([]), json!("")]);
+        boolean("admin_state_up", self.admin_state_up.as_ref())?;
         boolean("shared", self.shared.as_ref())?;
         only("is_default", self.is_default.as_ref(), &no, "no external network is chosen by itself")?;
         only(
@@ -88,6 +88,7 @@ impl Fields {
         if self.external == Some(true) {
             self.unlimited()?;
             self.everybodys()?;
+            self.always_up()?;
         }
         only("dns_domain", self.dns_domain.as_ref(), &empty, "names in a network are under its own name")?;
         only("vlan_transparent", self.vlan_transparent.as_ref(), &no, "tagged packets are dropped")?;
@@ -120,6 +121,12 @@ impl Fields {
             _ => return Ok(None),
         }
         Ok(Some(now))
+    }
+
+    /// Refuses to switch off what is outside.
+    fn always_up(&self) -> Result<(), Fault> {
+        let up = boolean("admin_state_up", self.admin_state_up.as_ref())?.map(Value::from);
+        only("admin_state_up", up.as_ref(), &[json!(true)], "what is outside cannot be switched off")
     }
 
     /// Refuses a limit of what comes from outside.
@@ -209,6 +216,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         display_name: name.clone(),
         description: fields.description.filter(|text| !text.is_empty()),
         mtu: fields.mtu.filter(|mtu| *mtu != 0).unwrap_or(MTU),
+        admin_state_up: boolean("admin_state_up", fields.admin_state_up.as_ref())?,
         port_security_enabled: fields.port_security_enabled,
         // As in Neutron, one that asks for none has the project's default.
         qos_policy: policy.filter(|name| !name.is_empty()),
@@ -239,6 +247,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     if let Some((network, context)) = outer(&session, &id).await? {
         fields.unlimited()?;
         fields.everybodys()?;
+        fields.always_up()?;
         only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
         let network = external::change(&session, &network, fields.name, fields.description).await?;
         return Ok(ok(&json!({"network": context.external_view(&network)})));
@@ -251,6 +260,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("displayName", fields.name)
         .set("description", fields.description)
         .set("mtu", fields.mtu)
+        .set("adminStateUp", boolean("admin_state_up", fields.admin_state_up.as_ref())?)
         .set("portSecurityEnabled", fields.port_security_enabled)
         .set("qosPolicy", policy);
     let networks = session.within::<Network>(ids::namespace(&network));
@@ -301,7 +311,7 @@ pub(super) async fn remove_own(session: &Session, network: &Network, context: &C
         ))
         .named("NetworkInUse"));
     }
-    match session.within::<Network>(namespace).delete(name, &DeleteParams::default()).await {
+    match session.within::<Network>(namespace).delete(name, &change::deletion(network)?).await {
         // By ports of other projects, which only the API server sees.
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("Unable to complete operation on network {id}. {}", status.message);
@@ -334,7 +344,8 @@ mod tests {
     fn what_is_not_programmed_is_refused() {
         assert!(check(r#"{"name": "a", "admin_state_up": true, "shared": false, "mtu": 1400}"#).is_ok());
         for text in [
-            r#"{"admin_state_up": false}"#,
+            r#"{"admin_state_up": "perhaps"}"#,
+            r#"{"admin_state_up": false, "router:external": true}"#,
             r#"{"shared": "some"}"#,
             r#"{"shared": true, "router:external": true}"#,
             r#"{"provider:network_type": "vlan"}"#,

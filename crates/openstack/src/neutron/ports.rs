@@ -3,7 +3,6 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
@@ -14,11 +13,12 @@ use yunfan_resources::network::{
 
 use super::bulk::Bulk;
 use super::networks::{self, check_project};
+use super::port_checks::{check_unsecured, new_mac};
 use super::view::{Context, collection, wants_all, with_fields};
 use super::{groups, outer_ports, qos};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
@@ -248,19 +248,6 @@ fn taken(fault: Fault) -> Fault {
     fault
 }
 
-/// Refuses what needs port security on a port that has none.
-fn check_unsecured(groups: bool, pairs: bool) -> Result<(), Fault> {
-    if groups {
-        let text = "Port Security must be enabled in order to have security groups on a port.";
-        return Err(Fault::conflict(text).named("PortSecurityPortHasSecurityGroup"));
-    }
-    if pairs {
-        let text = "Port Security must be enabled in order to have allowed address pairs on a port.";
-        return Err(Fault::conflict(text).named("AddressPairAndPortSecurityRequired"));
-    }
-    Ok(())
-}
-
 async fn find(session: &Session, id: &str) -> Result<(Port, Context), Fault> {
     let missing = || Fault::not_found("Port", id).named("PortNotFound");
     let port: Port = session.find_anywhere(id).await?.ok_or_else(missing)?;
@@ -396,8 +383,8 @@ async fn with_default(session: &Session, context: Context, namespace: &str) -> R
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.port;
     fields.check()?;
-    if fields.network_id.is_some() || fields.mac_address.is_some() {
-        return Err(Fault::bad("Attributes network_id and mac_address cannot be updated."));
+    if fields.network_id.is_some() {
+        return Err(Fault::bad("Attribute network_id cannot be updated."));
     }
     fields.check_host(&session)?;
     let found = find(&session, &id).await;
@@ -406,6 +393,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Ok(ok(&json!({"port": view})));
     }
     let (port, context) = found?;
+    let mac = new_mac(&session, &port, fields.mac_address.as_deref())?;
     let network = network_place(ids::namespace(&port), &port.spec.network);
     let addresses = match &fields.fixed_ips {
         None => None,
@@ -468,6 +456,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("deviceOwner", fields.device_owner.filter(|_| free))
         .set("host", fields.host_id)
         .set("fixedIps", addresses)
+        .set("macAddress", mac)
         .set("qosPolicy", policy);
     let ports = session.within::<Port>(ids::namespace(&port));
     let port = changes.apply(&ports, &port).await.map_err(taken)?;
@@ -501,7 +490,7 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         return Err(Fault::conflict(text).named("ServicePortInUse"));
     }
     let ports = session.within::<Port>(ids::namespace(&port));
-    ports.delete(ids::name(&port), &DeleteParams::default()).await?;
+    ports.delete(ids::name(&port), &change::deletion(&port)?).await?;
     Ok(())
 }
 

@@ -40,21 +40,21 @@ pub(super) async fn list(session: Session) -> Answer {
 
 /// `GET /quotas/{project}`
 pub(super) async fn show(session: Session, Path(project): Path<String>) -> Answer {
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     let usages = quota::read(&session, &namespace, &NETWORK).await?;
     Ok(ok(&json!({"quota": view(&usages, |usage| json!(usage.limit))})))
 }
 
 /// `GET /quotas/{project}/default`
 pub(super) async fn defaults(session: Session, Path(project): Path<String>) -> Answer {
-    quota::namespace_of(&session, &project).await?;
+    quota::namespace_named(&session, &project).await?;
     let usages = NETWORK.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
     Ok(ok(&json!({"quota": view(&usages, |usage| json!(usage.limit))})))
 }
 
 /// `GET /quotas/{project}/details.json`
 pub(super) async fn details(session: Session, Path(project): Path<String>) -> Answer {
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     let usages = quota::read(&session, &namespace, &NETWORK).await?;
     let show = |usage: Usage| json!({"limit": usage.limit, "used": usage.used, "reserved": 0});
     Ok(ok(&json!({"quota": view(&usages, show)})))
@@ -69,7 +69,7 @@ pub(super) struct Body {
 /// `PUT /quotas/{project}`
 pub(super) async fn update(session: Session, Path(project): Path<String>, Json(body): Json<Body>) -> Answer {
     let wanted = quota::wanted(&NETWORK, &UNCOUNTED, &body.quota)?;
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     if body.quota.get("check_limit").is_some_and(|check| *check == json!(true)) {
         quota::check_used(&session, &namespace, &NETWORK, &wanted).await?;
     }
@@ -80,7 +80,7 @@ pub(super) async fn update(session: Session, Path(project): Path<String>, Json(b
 
 /// `DELETE /quotas/{project}`
 pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Answer {
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     quota::reset(&session, &namespace, &NETWORK).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

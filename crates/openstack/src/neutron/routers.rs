@@ -229,7 +229,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
         return Err(Fault::conflict(format!("Router {id} still has ports")).named("RouterInUse"));
     }
     let routers = session.within::<Router>(ids::namespace(&router));
-    routers.delete(ids::name(&router), &DeleteParams::default()).await?;
+    routers.delete(ids::name(&router), &change::deletion(&router)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -472,7 +472,7 @@ impl Context {
         let view = json!({
             "description": spec.description.as_deref().unwrap_or_default(), "admin_state_up": up, "status": "ACTIVE",
             "external_gateway_info": gateway, "routes": extraroutes::view(&spec.routes), "availability_zones": [], "availability_zone_hints": [],
-            "flavor_id": null,
+            "flavor_id": null, "distributed": false, "ha": false,
         });
         let mut view = self.with_base(router, view);
         view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());

@@ -4,7 +4,6 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ipnet::Ipv4Net;
-use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -14,7 +13,7 @@ use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -178,11 +177,59 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     Ok(ok(&json!({"subnetpool": context(&session, &pool).await?.pool_view(&pool)})))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Prefixes {
+    prefixes: Vec<String>,
+}
+
+/// `PUT /subnetpools/{id}/add_prefixes`
+pub(super) async fn add(session: Session, Path(id): Path<String>, Json(body): Json<Prefixes>) -> Answer {
+    let more = nets(&body.prefixes)?;
+    change_prefixes(&session, &id, |prefixes| prefixes.extend(&more)).await
+}
+
+/// `PUT /subnetpools/{id}/remove_prefixes`: those that it does not have are no error.
+pub(super) async fn remove(session: Session, Path(id): Path<String>, Json(body): Json<Prefixes>) -> Answer {
+    let gone = nets(&body.prefixes)?;
+    change_prefixes(&session, &id, |prefixes| prefixes.retain(|prefix| !gone.contains(prefix))).await
+}
+
+fn nets(prefixes: &[String]) -> Result<Vec<Ipv4Net>, Fault> {
+    let net = |prefix: &String| {
+        let net = prefix.parse::<Ipv4Net>().map(|net| net.trunc());
+        net.map_err(|_| {
+            Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IPv4 subnet."))
+        })
+    };
+    prefixes.iter().map(net).collect()
+}
+
+/// Changes a pool's prefixes as they are now; those that lie side by side become one, as in Neutron.
+async fn change_prefixes(session: &Session, id: &str, edit: impl Fn(&mut Vec<Ipv4Net>)) -> Answer {
+    let pool = find(session, id).await?;
+    let pools = session.within::<SubnetPool>(ids::namespace(&pool));
+    let changed = change::edit(&pools, pool, |pool| {
+        let mut now = nets(&pool.spec.prefixes)?;
+        edit(&mut now);
+        let now: Vec<String> = Ipv4Net::aggregate(&now).iter().map(Ipv4Net::to_string).collect();
+        Ok(Changes::default().set("prefixes", Some(json!(now))))
+    });
+    let pool = changed.await.map_err(|fault| match fault.status {
+        StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
+            Fault::bad(format!("Illegal subnetpool update : {}", fault.message))
+                .named("IllegalSubnetPoolUpdate")
+        }
+        _ => fault,
+    })?;
+    Ok(ok(&json!({"prefixes": pool.spec.prefixes})))
+}
+
 /// `DELETE /subnetpools/{id}`: not while subnets have ranges of it.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let pool = find(&session, &id).await?;
     let pools = session.within::<SubnetPool>(ids::namespace(&pool));
-    match pools.delete(ids::name(&pool), &DeleteParams::default()).await {
+    match pools.delete(ids::name(&pool), &change::deletion(&pool)?).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("Unable to complete operation on subnet pool {id}. {}", status.message);
             Err(Fault::conflict(text).named("SubnetPoolDeleteError"))

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,13 +22,16 @@ use super::subnetpools::{self, Length};
 use super::view::{Context, HIDDEN, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
 
 /// How often another range of a pool is tried that others take from, too.
 const ATTEMPTS: usize = 20;
+
+/// What the owners of ports begin with.
+const DEVICE_OWNERS: [&str; 4] = ["network:", "compute:", "baremetal:", "trunk:"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +79,7 @@ struct Fields {
     #[serde(default)]
     segment_id: Option<Value>,
     #[serde(default)]
-    service_types: Option<Value>,
+    service_types: Option<Vec<String>>,
     #[serde(default)]
     dns_publish_fixed_ip: Option<Value>,
 }
@@ -85,7 +87,7 @@ struct Fields {
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
-        let (empty, no) = ([json!([]), json!("")], [json!(false)]);
+        let no = [json!(false)];
         only("ip_version", self.ip_version.as_ref(), &[json!(4), json!("4")], "only IPv4 is served")?;
         ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
         for route in self.host_routes.iter().flatten() {
@@ -107,7 +109,14 @@ impl Fields {
         only("ipv6_ra_mode", self.ipv6_ra_mode.as_ref(), &[], "only IPv4 is served")?;
         only("ipv6_address_mode", self.ipv6_address_mode.as_ref(), &[], "only IPv4 is served")?;
         only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
-        only("service_types", self.service_types.as_ref(), &empty, "a subnet is for every kind of port")?;
+        for kind in self.service_types.iter().flatten() {
+            if !DEVICE_OWNERS.iter().any(|prefix| kind.starts_with(prefix)) {
+                return Err(Fault::bad(format!(
+                    "Invalid input for service_types. Subnet service type {kind} does not correspond to a valid device owner."
+                ))
+                .named("InvalidSubnetServiceType"));
+            }
+        }
         only("dns_publish_fixed_ip", self.dns_publish_fixed_ip.as_ref(), &no, "there is no external DNS")?;
         for server in self.dns_nameservers.iter().flatten() {
             address("dns_nameservers", server)?;
@@ -121,18 +130,12 @@ fn address(field: &str, text: &str) -> Result<Ipv4Addr, Fault> {
         .map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IPv4 address.")))
 }
 
-/// Checks what can be said of a range by itself; what it must not overlap with, the API server knows.
+/// Checks what can be said of a range by itself; what it must not overlap with, the API server knows. As in Neutron, an address within it may
+/// stand for it.
 fn range(text: &str) -> Result<Ipv4Net, Fault> {
-    let net: Ipv4Net = text
-        .parse()
-        .map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))?;
-    if net.addr() != net.network() {
-        return Err(Fault::bad(format!(
-            "Invalid input for cidr. '{text}' isn't a recognized IP subnet cidr, '{}' is recommended.",
-            net.trunc()
-        )));
-    }
-    Ok(net)
+    let net = text.parse::<Ipv4Net>();
+    net.map(|net| net.trunc())
+        .map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))
 }
 
 async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
@@ -204,6 +207,8 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     if let Some((network, _)) = networks::outer(session, network_id).await? {
         let of = fields.subnetpool_id.map(Value::from);
         only("subnetpool_id", of.as_ref(), &[], "external networks have ranges of their own")?;
+        let types = fields.service_types.map(|all| json!(all));
+        only("service_types", types.as_ref(), &[json!([])], "external networks have no ports of tenants")?;
         let why = "external networks have neither DHCP nor routes of their own";
         only("host_routes", fields.host_routes.map(|all| json!(all)).as_ref(), &[json!([])], why)?;
         // Clients ask for DHCP unless they are told not to; no port of a tenant is there to be answered.
@@ -232,6 +237,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         allocation_pools: fields.allocation_pools.unwrap_or_default(),
         enable_dhcp: fields.enable_dhcp.unwrap_or(true),
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
+        service_types: fields.service_types.unwrap_or_default(),
         subnet_pool: pool.as_ref().map(|pool| ids::name(pool).to_owned()),
         tags: Vec::new(),
     };
@@ -320,6 +326,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("hostRoutes", fields.host_routes.map(|routes| json!(routes)))
         .set("enableDhcp", fields.enable_dhcp)
         .set("dnsNameservers", fields.dns_nameservers)
+        .set("serviceTypes", fields.service_types)
         .set("allocationPools", fields.allocation_pools.map(|pools| json!(pools)));
     let subnets = session.within::<Subnet>(ids::namespace(&subnet));
     let subnet = changes.apply(&subnets, &subnet).await?;
@@ -365,7 +372,7 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         ))
         .named("SubnetInUse"));
     }
-    match session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await {
+    match session.within::<Subnet>(namespace).delete(name, &change::deletion(&subnet)?).await {
         // By ports of other projects, which only the API server sees.
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("Unable to complete operation on subnet {id}: {}", status.message);
@@ -394,7 +401,8 @@ mod tests {
     #[test]
     fn ranges_are_checked() {
         assert!(range("10.0.0.0/24").is_ok());
-        for bad in ["10.0.0.1/24", "10.0.0.0", "fd00::/64", "x"] {
+        assert_eq!(range("10.0.0.1/24").unwrap().to_string(), "10.0.0.0/24");
+        for bad in ["10.0.0.0", "fd00::/64", "x"] {
             assert!(range(bad).is_err(), "{bad}");
         }
     }

@@ -224,8 +224,10 @@ impl Context {
         let (namespace, name) = (ids::namespace(network), ids::name(network));
         let subnets =
             self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
+        let up = network.spec.admin_state_up.unwrap_or(true);
         let view = json!({
-            "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
+            "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": up,
+            "status": if up { "ACTIVE" } else { "DOWN" },
             "shared": is_shared_with(&network.spec.shared_with, &self.caller), "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
             "port_security_enabled": network.spec.port_security_enabled.unwrap_or(true),
             "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
@@ -251,7 +253,7 @@ impl Context {
             "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": 4, "cidr": spec.cidr,
             "gateway_ip": gateway.filter(|_| !spec.no_gateway), "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
             "dns_nameservers": spec.dns_nameservers, "host_routes": spec.host_routes, "ipv6_ra_mode": null, "ipv6_address_mode": null,
-            "subnetpool_id": pool, "description": spec.description.as_deref().unwrap_or_default(), "service_types": [],
+            "subnetpool_id": pool, "description": spec.description.as_deref().unwrap_or_default(), "service_types": spec.service_types,
         });
         self.with_base(subnet, view)
     }

@@ -17,7 +17,7 @@ use super::request::{
     Body, Networks, Requested, access, check, check_user_data, config_drive, counts, disk_config, image_id,
     refuse_unserved,
 };
-use super::{devices, groups, keypairs, metadata, password, record, view, volume_backed};
+use super::{devices, groups, keypairs, metadata, password, personality, record, view, volume_backed};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
@@ -91,6 +91,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         networks,
         key_pair,
         user_data: fields.user_data.clone(),
+        files: personality::files(fields.personality.as_deref().unwrap_or_default())?,
         config_drive,
         metadata: fields.metadata.clone(),
         ..VirtualMachineSpec::default()

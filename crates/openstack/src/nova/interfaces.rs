@@ -1,6 +1,8 @@
 //! `/servers/{id}/os-interface`: the Ports that a server holds. One that is attached is named in the VirtualMachine's spec; the node
 //! plugs it in, and out again when it is not named any more.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -229,8 +231,29 @@ pub(super) async fn attach(
         }
         return Err(fault);
     }
+    plugged(&session, &namespace, &id, ids::name(&port)).await?;
     let names = Names::of(&session, &namespace).await?;
     Ok(ok(&json!({"interfaceAttachment": names.view(version, &port, fields.tag.as_deref())})))
+}
+
+/// How long an attached interface is waited for, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until a running server shows a new port among its addresses, as it does when Nova has answered. A node that takes longer does it later.
+async fn plugged(session: &Session, namespace: &str, id: &str, port: &str) -> Result<(), Fault> {
+    let machines = session.within::<VirtualMachine>(namespace);
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        let Some(vm) = session.find(&machines, id).await? else { return Ok(()) };
+        let shown =
+            vm.status.as_ref().is_some_and(|status| status.addresses.iter().any(|it| it.port == port));
+        if shown || state_of(&vm, Timestamp::now()).vm != "active" {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 async fn free_port(session: &Session, namespace: &str, id: &str) -> Result<Port, Fault> {

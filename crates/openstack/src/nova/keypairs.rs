@@ -214,7 +214,8 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         None => sshkey::make("Generated-by-Nova"),
     };
     let given = fields.public_key.as_deref().or(made.as_ref().map(|made| made.public.as_str()));
-    let public_key = given.unwrap_or_default().trim().to_owned();
+    // As it came: clients compare it with their file, which ends with a line feed.
+    let public_key = given.unwrap_or_default().to_owned();
     let fingerprint = fingerprint(&public_key)?;
     if mine(&session).await?.iter().any(|pair| display(pair) == fields.name) {
         return Err(Fault::conflict(format!("Key pair '{}' already exists.", fields.name)));

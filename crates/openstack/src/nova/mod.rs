@@ -23,6 +23,7 @@ mod old_groups;
 mod old_networks;
 mod old_volumes;
 mod password;
+mod personality;
 mod placing;
 mod quotas;
 mod rebirth;
@@ -184,20 +185,39 @@ async fn version(State(door): State<Ctx>) -> Response {
 }
 
 /// What Nova's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.
-const EXTENSIONS: [(&str, &str); 17] = [
+const EXTENSIONS: [(&str, &str); 36] = [
+    ("AdminActions", "os-admin-actions"),
     ("Aggregates", "os-aggregates"),
+    ("AttachInterfaces", "os-attach-interfaces"),
     ("AvailabilityZone", "os-availability-zone"),
+    ("BlockDeviceMappingV2Boot", "os-block-device-mapping-v2-boot"),
+    ("ConfigDrive", "os-config-drive"),
+    ("ConsoleOutput", "os-console-output"),
     ("Consoles", "os-consoles"),
+    ("DiskConfig", "OS-DCF"),
+    ("ExtendedAvailabilityZone", "OS-EXT-AZ"),
+    ("ExtendedServerAttributes", "OS-EXT-SRV-ATTR"),
+    ("ExtendedStatus", "OS-EXT-STS"),
+    ("ExtendedVolumes", "os-extended-volumes"),
+    ("FlavorAccess", "os-flavor-access"),
     ("FlavorExtraSpecs", "os-flavor-extra-specs"),
     ("FlavorManage", "os-flavor-manage"),
+    ("FloatingIps", "os-floating-ips"),
     ("Hosts", "os-hosts"),
     ("Hypervisors", "os-hypervisors"),
+    ("InstanceActions", "os-instance-actions"),
     ("Keypairs", "os-keypairs"),
     ("LockServer", "os-lock-server"),
+    ("Migrations", "os-migrations"),
+    ("MultipleCreate", "os-multiple-create"),
+    ("Networks", "os-networks"),
     ("PauseServer", "os-pause-server"),
     ("Quotas", "os-quota-sets"),
     ("Rescue", "os-rescue"),
+    ("SchedulerHints", "OS-SCH-HNT"),
+    ("SecurityGroups", "os-security-groups"),
     ("ServerGroups", "os-server-groups"),
+    ("ServerUsage", "OS-SRV-USG"),
     ("Services", "os-services"),
     ("Shelve", "os-shelve"),
     ("SimpleTenantUsage", "os-simple-tenant-usage"),
@@ -211,7 +231,7 @@ fn extension((name, alias): (&str, &str)) -> serde_json::Value {
 
 /// `GET /extensions`
 async fn extensions(_: crate::auth::Session) -> Response {
-    ok(&json!({"extensions": EXTENSIONS.map(extension)}))
+    ok(&json!({"extensions": EXTENSIONS.into_iter().map(extension).collect::<Vec<_>>()}))
 }
 
 /// `GET /extensions/{alias}`

@@ -40,6 +40,25 @@ pub(crate) fn own_host() -> String {
     Some(name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// What Nova calls the cloud's scheduler, and the zone that it is in.
+const SCHEDULER: &str = "nova-scheduler";
+const INTERNAL: &str = "internal";
+
+/// The scheduler among the services: it is there where this door is, for both are one process.
+fn scheduler_view(version: Microversion, nodes: usize) -> Value {
+    let host = own_host();
+    let id = ids::stable_uuid(&format!("service:{SCHEDULER}:{host}"));
+    let id = if version >= Microversion(53) { json!(id) } else { json!(nodes + 1) };
+    let mut view = json!({
+        "id": id, "binary": SCHEDULER, "host": host, "zone": INTERNAL, "status": "enabled", "state": "up",
+        "updated_at": stamp::micros_bare(Timestamp::now()), "disabled_reason": null,
+    });
+    if version >= Microversion(11) {
+        view["forced_down"] = json!(false);
+    }
+    view
+}
+
 /// `GET /os-availability-zone`
 pub(super) async fn zones(session: Session) -> Answer {
     let mut names: BTreeSet<String> = placing::zones(&session).await?.into_values().collect();
@@ -60,6 +79,10 @@ pub(super) async fn zones_detail(session: Session) -> Answer {
         let hosts = zones.entry(placing::zone_of(node)).or_default();
         hosts.insert(ids::name(node).to_owned(), json!({"nova-compute": service}));
     }
+    // The zone of what is no node's own, which the short list leaves out, as Nova's.
+    let scheduler =
+        json!({"active": true, "available": true, "updated_at": stamp::micros_bare(Timestamp::now())});
+    zones.entry(INTERNAL).or_default().insert(own_host(), json!({SCHEDULER: scheduler}));
     let zone = |(name, hosts)| json!({"zoneName": name, "zoneState": {"available": true}, "hosts": hosts});
     Ok(ok(&json!({"availabilityZoneInfo": zones.into_iter().map(zone).collect::<Vec<Value>>()})))
 }
@@ -150,12 +173,22 @@ pub(super) async fn hypervisors(session: Session, version: Microversion, params:
 }
 
 /// `GET /os-hypervisors/detail`
-pub(super) async fn hypervisors_detail(session: Session, version: Microversion) -> Answer {
+pub(super) async fn hypervisors_detail(session: Session, version: Microversion, params: Params) -> Answer {
     let (nodes, machines) = (session.global::<Node>(), session.everywhere::<VirtualMachine>());
     let (nodes, machines) = tokio::try_join!(ids::list(&nodes), ids::list(&machines))?;
-    let views: Vec<Value> =
-        nodes.iter().enumerate().map(|(at, node)| full(version, node, at, &machines)).collect();
-    Ok(ok(&json!({"hypervisors": views})))
+    let part = params.get("hypervisor_hostname_pattern").filter(|_| version >= Microversion(53));
+    let servers = version >= Microversion(53) && params.flag("with_servers")?.unwrap_or(false);
+    let views =
+        nodes.iter().enumerate().filter(|(_, node)| part.is_none_or(|part| ids::name(*node).contains(part)));
+    let views = views.map(|(at, node)| {
+        let mut view = full(version, node, at, &machines);
+        let here = if servers { servers_on(&machines, ids::name(node)) } else { Vec::new() };
+        if !here.is_empty() {
+            view["servers"] = json!(here);
+        }
+        view
+    });
+    Ok(ok(&json!({"hypervisors": views.collect::<Vec<Value>>()})))
 }
 
 /// `GET /os-hypervisors/{id}`
@@ -420,7 +453,7 @@ async fn brief_views(
     Ok(views)
 }
 
-/// `GET /os-services`: the agent on each node is what Nova calls nova-compute.
+/// `GET /os-services`: the agent on each node is what Nova calls nova-compute, and there is the scheduler.
 pub(super) async fn services(session: Session, version: Microversion, params: Params) -> Answer {
     admin_only(&session, "os_compute_api:os-services:list")?;
     let nodes = ids::list(&session.global::<Node>()).await?;
@@ -428,6 +461,7 @@ pub(super) async fn services(session: Session, version: Microversion, params: Pa
         .iter()
         .enumerate()
         .map(|(at, node)| service_view(version, node, at))
+        .chain([scheduler_view(version, nodes.len())])
         .filter(|view| {
             ["host", "binary"].iter().all(|key| params.get(key).is_none_or(|wanted| view[*key] == wanted))
         })

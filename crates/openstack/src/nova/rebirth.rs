@@ -14,6 +14,7 @@ use yunfan_resources::storage::MAX_VOLUMES;
 
 use super::create::{check_usable, flavor, usable_image};
 use super::password;
+use super::personality::{self, RawFile};
 use super::record::{self, unlocked};
 use super::request::{check_user_data, image_id};
 use super::servers::context;
@@ -47,7 +48,7 @@ pub(super) struct Rebuild {
     #[serde(default, rename = "accessIPv6")]
     access_v6: Option<Value>,
     #[serde(default)]
-    personality: Option<Value>,
+    personality: Option<Vec<RawFile>>,
     #[serde(default, deserialize_with = "explicit")]
     description: Option<Option<String>>,
     #[serde(default, deserialize_with = "explicit")]
@@ -79,7 +80,7 @@ impl Rebuild {
                 "Invalid input for field/attribute rebuild. Additional properties are not allowed ('{field}' was unexpected)"
             )));
         }
-        only("personality", self.personality.as_ref(), &[json!([])], "use user_data")?;
+        personality::files(self.personality.as_deref().unwrap_or_default())?;
         only(
             "preserve_ephemeral",
             self.preserve_ephemeral.as_ref(),
@@ -134,6 +135,7 @@ pub(super) async fn rebuild(
         Some(None) => Some(Value::Null),
         None => None,
     };
+    let files = wanted.personality.as_deref().map(personality::files).transpose()?;
     let password = wanted.password.clone().unwrap_or_else(password::random);
     let mut annotations = super::request::access(wanted.access_v4.as_ref(), wanted.access_v6.as_ref())?;
     super::request::disk_config(wanted.disk_config.as_ref(), &mut annotations)?;
@@ -151,6 +153,7 @@ pub(super) async fn rebuild(
             ("hostname", wanted.hostname.as_ref().map(|name| json!(name))),
             ("metadata", wanted.metadata.as_ref().map(|pairs| replacing(&vm.spec.metadata, pairs))),
             ("keyPair", key_pair.clone()),
+            ("files", files.as_ref().map(|files| json!(files))),
         ];
         for (member, value) in set {
             if let Some(value) = value {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::BlockDevice;
+use super::personality::RawFile;
 use super::view::ACCESS;
 use crate::body::only;
 use crate::error::Fault;
@@ -62,7 +63,7 @@ pub(super) struct Fields {
     #[serde(default, rename = "accessIPv6")]
     pub(super) access_v6: Option<Value>,
     #[serde(default)]
-    pub(super) personality: Option<Value>,
+    pub(super) personality: Option<Vec<RawFile>>,
     #[serde(default)]
     pub(super) block_device_mapping: Option<Value>,
     #[serde(default)]
@@ -135,7 +136,6 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.server;
     let empty = json!([]);
     let checks = [
-        ("personality", &fields.personality, vec![empty.clone()], "use user_data"),
         (
             "block_device_mapping",
             &fields.block_device_mapping,
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn what_is_not_served_is_refused_by_name() {
         let refused = |extra: &str| refuse_unserved(&body(extra).unwrap()).unwrap_err().message;
-        assert!(refused(r#", "personality": [{}]"#).contains("personality"));
+        assert!(refused(r#", "block_device_mapping": [{}]"#).contains("block_device_mapping"));
         let drive = |value: Value| config_drive(Some(&value));
         assert!(drive(json!(true)).unwrap() && drive(json!("True")).unwrap() && drive(json!("1")).unwrap());
         assert!(!drive(json!("")).unwrap() && !drive(json!("no")).unwrap() && !config_drive(None).unwrap());

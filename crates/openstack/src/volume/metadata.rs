@@ -11,7 +11,7 @@ use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use super::{snapshots, volumes};
 use crate::auth::Session;
-use crate::body::{Json, Pair, Pairs};
+use crate::body::{Json, Pair, Pairs, Params};
 use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::ids::{self, Kind};
@@ -53,6 +53,16 @@ impl Tagged for VolumeSnapshot {
     fn pairs(&self) -> &BTreeMap<String, String> {
         &self.spec.metadata
     }
+}
+
+/// The pairs that a list's filter `metadata={'key': 'value'}` wants, which clients write in JSON's way or in Python's.
+pub(super) fn filter(params: &Params) -> Result<BTreeMap<String, String>, Fault> {
+    let Some(text) = params.get("metadata").filter(|text| !text.is_empty()) else {
+        return Ok(BTreeMap::new());
+    };
+    let read = |text: &str| serde_json::from_str::<BTreeMap<String, String>>(text);
+    let read = read(text).or_else(|_| read(&text.replace("u'", "'").replace('\'', "\"")));
+    read.map_err(|_| Fault::bad(format!("Invalid input for query parameter metadata: {text} has no pairs")))
 }
 
 /// How many pairs a volume may have.
@@ -141,4 +151,18 @@ pub(super) async fn delete<T: Tagged>(session: Session, Path((id, key)): Path<(S
     }
     set_pairs(&session, &one, json!({key: null})).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_read_as_clients_write_it() {
+        let filter = |text: &str| filter(&Params(vec![("metadata".to_owned(), text.to_owned())]));
+        for text in ["{'a': 'b c'}", "{u'a': u'b c'}", r#"{"a": "b c"}"#] {
+            assert_eq!(filter(text).unwrap(), [("a".to_owned(), "b c".to_owned())].into(), "{text}");
+        }
+        assert!(filter("").unwrap().is_empty() && filter("a=b").is_err());
+    }
 }

@@ -8,6 +8,7 @@ mod actions;
 mod attachments;
 mod backends;
 mod backups;
+mod default_types;
 mod group_snapshots;
 mod group_types;
 mod groups;
@@ -48,11 +49,12 @@ use crate::body::Params;
 use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::{CINDER, Microversion};
 use crate::page::Limits;
+use crate::ruled::Whole;
 use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 21] = [
+const ROOTS: [&str; 23] = [
     "attachments",
     "group_snapshots",
     "group_types",
@@ -74,6 +76,8 @@ const ROOTS: [&str; 21] = [
     "qos-specs",
     "scheduler-stats",
     "capabilities",
+    "default-types",
+    "resource_filters",
 ];
 /// The pages of lists.
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
@@ -158,6 +162,12 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/capabilities/{host}", get(backends::capabilities))
         .route("/messages", get(messages::list))
         .route("/messages/{id}", get(messages::show).delete(messages::delete))
+        .route("/default-types", get(default_types::list))
+        .route(
+            "/default-types/{project}",
+            get(default_types::show).put(default_types::set).delete(default_types::unset),
+        )
+        .route("/resource_filters", get(filters))
         .route("/limits", get(quotas::limits))
         .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
@@ -233,19 +243,14 @@ async fn scoped(door: Ctx, services: Router, mut request: Request) -> Response {
         *request.uri_mut() = uri;
     }
     // What the outer router found in the path would be taken for the services' own path arguments.
-    let version = request.extensions().get::<crate::microversion::Microversion>().copied();
+    let version = request.extensions().get::<Microversion>().copied();
     let id = request.extensions().get::<RequestId>().cloned();
-    request.extensions_mut().clear();
-    request.extensions_mut().extend({
-        let mut kept = axum::http::Extensions::new();
-        if let Some(version) = version {
-            kept.insert(version);
-        }
-        if let Some(id) = id {
-            kept.insert(id);
-        }
-        kept
-    });
+    let whole = request.extensions().get::<Whole>().cloned();
+    let kept = request.extensions_mut();
+    kept.clear();
+    version.map(|version| kept.insert(version));
+    id.map(|id| kept.insert(id));
+    whole.map(|whole| kept.insert(whole));
     match services.oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},
@@ -280,6 +285,32 @@ async fn version(State(door): State<Ctx>) -> Response {
 /// `GET /os-availability-zone`: there is one.
 async fn zones(_: Session) -> Answer {
     Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}}]})))
+}
+
+/// What lists can be filtered by.
+const FILTERS: [(&str, &[&str]); 7] = [
+    ("volume", &["name", "status", "metadata", "bootable", "availability_zone"]),
+    ("snapshot", &["name", "status", "volume_id", "metadata"]),
+    ("backup", &["name", "status", "volume_id"]),
+    ("group", &[]),
+    ("group_snapshot", &["group_id"]),
+    ("attachment", &["volume_id", "status", "instance_id", "attach_status"]),
+    ("volume_type", &["is_public", "name"]),
+];
+
+/// `GET /resource_filters` (3.33)
+async fn filters(_: Session, version: Microversion, params: Params) -> Answer {
+    if version < Microversion(33) {
+        return Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found."));
+    }
+    let wanted = params.get("resource");
+    let known = FILTERS.iter().filter(|(resource, _)| wanted.is_none_or(|wanted| wanted == *resource));
+    let views: Vec<Value> =
+        known.map(|(resource, filters)| json!({"resource": resource, "filters": filters})).collect();
+    if views.is_empty() {
+        return Err(Fault::bad(format!("Invalid filter resource: {}", wanted.unwrap_or_default())));
+    }
+    Ok(ok(&json!({"resource_filters": views})))
 }
 
 /// What Cinder's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.

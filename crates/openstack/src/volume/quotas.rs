@@ -24,7 +24,7 @@ fn view(project: &str, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value)
 
 /// `GET /os-quota-sets/{project}`, with `?usage=True` also what is used.
 pub(super) async fn show(session: Session, params: Params, Path(project): Path<String>) -> Answer {
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     let usages = quota::read(&session, &namespace, &STORAGE).await?;
     let with_usage = params.flag("usage")? == Some(true);
     let show = |usage: Usage| {
@@ -45,7 +45,7 @@ pub(super) async fn show(session: Session, params: Params, Path(project): Path<S
 
 /// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
 pub(super) async fn defaults(session: Session, Path(project): Path<String>) -> Answer {
-    quota::namespace_of(&session, &project).await?;
+    quota::namespace_named(&session, &project).await?;
     let usages = STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
     Ok(ok(&view(&project, &usages, |usage| json!(usage.limit))))
 }
@@ -59,7 +59,7 @@ pub(super) struct Body {
 /// `PUT /os-quota-sets/{project}`
 pub(super) async fn update(session: Session, Path(project): Path<String>, Json(body): Json<Body>) -> Answer {
     let wanted = quota::wanted(&STORAGE, &UNCOUNTED, &body.quota_set)?;
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     if !quota::is_forced(&body.quota_set) {
         quota::check_used(&session, &namespace, &STORAGE, &wanted).await?;
     }
@@ -71,7 +71,7 @@ pub(super) async fn update(session: Session, Path(project): Path<String>, Json(b
 
 /// `DELETE /os-quota-sets/{project}`
 pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Answer {
-    let namespace = quota::namespace_of(&session, &project).await?;
+    let namespace = quota::namespace_named(&session, &project).await?;
     quota::reset(&session, &namespace, &STORAGE).await?;
     Ok(StatusCode::OK.into_response())
 }
@@ -113,7 +113,7 @@ pub(super) async fn set_class(session: Session, Json(body): Json<ClassBody>) -> 
 /// `GET /limits`
 pub(super) async fn limits(session: Session, params: Params) -> Answer {
     let project = params.get("project_id").unwrap_or_else(|| session.project_id());
-    let namespace = quota::namespace_of(&session, project).await?;
+    let namespace = quota::namespace_named(&session, project).await?;
     let usages = quota::read(&session, &namespace, &STORAGE).await?;
     let mut absolute = Map::new();
     // In the order of [`STORAGE`].

@@ -134,6 +134,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let all = params.flag("all_tenants")?.unwrap_or(false) && session.is_admin();
     let api: Api<VolumeSnapshot> = if all { session.everywhere() } else { session.own()? };
     let (mut snapshots, projects) = tokio::try_join!(ids::list(&api), projects(session, all))?;
+    let metadata = super::metadata::filter(params)?;
     let project = |one: &VolumeSnapshot| projects.get(ids::namespace(one)).cloned().unwrap_or_default();
     snapshots.retain(|one| {
         let is = |key: &str, value: &str| params.get(key).is_none_or(|wanted| wanted == value);
@@ -143,6 +144,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             && is("status", status(one))
             && is("volume_id", one.spec.volume_id.as_deref().unwrap_or_default())
             && is("project_id", &project(one))
+            && metadata.iter().all(|(key, value)| one.spec.metadata.get(key) == Some(value))
     });
     page::check_keys(params, &SORT_KEYS)?;
     page::sort(params, ("created_at", "desc"), &mut snapshots, |one, key| match key {

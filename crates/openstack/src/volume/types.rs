@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::storage::{Volume, VolumeQos, VolumeType, VolumeTypeSpec};
 
-use super::type_specs;
 use super::update::check_description;
+use super::{default_types, type_specs};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit};
 use crate::change::Changes;
@@ -108,9 +108,13 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     Ok(ok(&body))
 }
 
-/// `GET /types/default`: a volume that names no type has none.
-pub(super) async fn default(_: Session) -> Fault {
-    Fault::new(StatusCode::NOT_FOUND, "Default volume type can not be found.")
+/// `GET /types/default`: a volume that names no type has none, unless its project has a default.
+pub(super) async fn default(session: Session) -> Answer {
+    let kind = default_types::of(&session, session.project_id()).await?;
+    let kind = kind.filter(|kind| may_see(&session, kind));
+    let kind =
+        kind.ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, "Default volume type can not be found."))?;
+    Ok(ok(&json!({"volume_type": view(&session, &kind)})))
 }
 
 /// `GET /types/{id}`
@@ -208,6 +212,10 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let volumes = ids::list(&session.everywhere::<Volume>()).await?;
     if volumes.iter().any(|volume| volume.spec.volume_type.as_deref() == Some(ids::name(&kind))) {
         return Err(Fault::bad("Target volume type is still in use."));
+    }
+    if let Some(project) = kind.spec.default_of.first() {
+        let text = format!("Target volume type is still in use: it is the default of project {project}.");
+        return Err(Fault::bad(text));
     }
     session.global::<VolumeType>().delete(ids::name(&kind), &DeleteParams::default()).await?;
     Ok(StatusCode::ACCEPTED.into_response())

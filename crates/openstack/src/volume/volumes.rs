@@ -17,7 +17,7 @@ use yunfan_resources::storage::{Volume, VolumeSpec};
 use yunfan_resources::volume_group::GROUP_LABEL;
 
 use super::view::{self, Context, Machines, status_of};
-use super::{PAGE, groups, outside, snapshots, types};
+use super::{PAGE, default_types, groups, outside, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -139,6 +139,7 @@ async fn filtered(
         tokio::try_join!(ids::list(&volumes), context(session, version, namespace))?;
     foreign(session, &mut context, &volumes).await?;
     let bootable = params.flag("bootable")?;
+    let metadata = super::metadata::filter(params)?;
     let now = Timestamp::now();
     volumes.retain(|volume| {
         let is = |key: &str, value: &str| params.get(key).is_none_or(|wanted| wanted == value);
@@ -149,6 +150,7 @@ async fn filtered(
             && is("availability_zone", ZONE)
             && is("project_id", project)
             && bootable.is_none_or(|wanted| wanted == volume.is_bootable())
+            && metadata.iter().all(|(key, value)| volume.spec.metadata.get(key) == Some(value))
     });
     page::sort(params, ("created_at", "desc"), &mut volumes, |volume, key| match key {
         "created_at" | "updated_at" => {
@@ -403,6 +405,15 @@ fn size_from(fields: &Fields, source: &Source) -> Result<u32, Fault> {
     }
 }
 
+/// The type of a volume that names none: that of what it is made from, else its project's default.
+async fn usual_type(session: &Session, source: Option<String>) -> Result<Option<String>, Fault> {
+    if source.is_some() {
+        return Ok(source);
+    }
+    let kind = default_types::of(session, session.project_id()).await?;
+    Ok(kind.map(|kind| ids::name(&kind).to_owned()))
+}
+
 /// `POST /volumes`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
     refuse_unserved(&body)?;
@@ -419,7 +430,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     };
     let volume_type = match fields.volume_type.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => Some(ids::name(&types::find(&session, name).await?).to_owned()),
-        None => source.volume_type,
+        None => usual_type(&session, source.volume_type).await?,
     };
     let spec = VolumeSpec {
         display_name: fields.name.filter(|name| !name.is_empty()),
@@ -446,12 +457,15 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
 
 /// `DELETE /volumes/{id}`
 pub(super) async fn delete(session: Session, params: Params, Path(id): Path<String>) -> Answer {
-    if params.flag("force")? == Some(true) {
-        return Err(Fault::unsupported("Deleting by force is not served by this cloud."));
+    let force = params.flag("force")? == Some(true);
+    if force {
+        super::type_specs::admin_only(&session, "volume_extension:volume_admin_actions:force_delete")?;
     }
     let (volume, machines) = find(&session, &id).await?;
     let status = status_of(&machines, &volume, Timestamp::now());
-    if !DELETABLE.contains(&status) || outside::user(&volume).is_some() {
+    // By force also while it is something else than free, but not from under what uses it.
+    let used = status == "in-use" || outside::user(&volume).is_some();
+    if used || !(force || DELETABLE.contains(&status)) {
         return Err(Fault::bad(format!(
             "Invalid volume: Volume status must be available or error or error_extending and must not be attached; \
              volume {id} is {status}."

@@ -1,6 +1,7 @@
 //! Servers' actions and what is told of them, asked as OpenStack's clients ask.
 
 mod bounds;
+mod clients;
 mod groups;
 mod limits;
 mod made;

@@ -97,3 +97,44 @@ async fn policies_are_kept_as_they_come() {
     admin.must(204, "DELETE", &path, Value::Null).await;
     admin.must(404, "GET", &path, Value::Null).await;
 }
+
+#[tokio::test]
+async fn what_clients_say_beside_is_kept_with_everything() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let service =
+        made(&admin, "services", "service", json!({"name": "s", "type": "t", "email": "a@b"})).await;
+    let endpoint = json!({"service_id": service, "interface": "public", "url": "http://x/", "description": "d", "email": "a@b"});
+    let endpoint = made(&admin, "endpoints", "endpoint", endpoint).await;
+    let region = made(&admin, "regions", "region", json!({"id": "r", "name": "n", "email": "a@b"})).await;
+    let role = made(&admin, "roles", "role", json!({"name": "r", "email": "a@b"})).await;
+    let policy = json!({"blob": "b", "type": "t", "email": "a@b", "a key/of any sort": {"b": 1}});
+    let policy = made(&admin, "policies", "policy", policy).await;
+    for (path, key, id) in [
+        ("services", "service", service),
+        ("endpoints", "endpoint", endpoint),
+        ("regions", "region", region),
+        ("roles", "role", role),
+        ("policies", "policy", policy),
+    ] {
+        let at = format!("{V3}/{path}/{id}");
+        assert_eq!(admin.get(&at).await[key]["email"], "a@b", "{path}");
+        let changed = admin.must(200, "PATCH", &at, json!({key: {"email": "c@d", "more": [1]}})).await;
+        assert_eq!((&changed[key]["email"], &changed[key]["more"]), (&json!("c@d"), &json!([1])), "{path}");
+        let gone = admin.must(200, "PATCH", &at, json!({key: {"email": null}})).await;
+        assert!(gone[key].get("email").is_none() && gone[key]["more"] == json!([1]), "{path}: {gone}");
+    }
+}
+
+#[tokio::test]
+async fn a_domain_is_above_its_projects_in_lists_of_assignments() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (_, project) = tenant(&cloud, &admin, "demo").await;
+    let user = text(&admin.get(&format!("{V3}/users?name=demo")).await["users"][0]["id"]).to_owned();
+    let query = format!("user.id={user}&scope.project.id=default&include_subtree=true");
+    let all = admin.get(&format!("{V3}/role_assignments?{query}")).await["role_assignments"].clone();
+    assert_eq!(all[0]["scope"]["project"]["id"], project.as_str(), "{all}");
+    let none = admin.get(&format!("{V3}/role_assignments?user.id={user}&scope.project.id=default")).await;
+    assert_eq!(none["role_assignments"], json!([]));
+}

@@ -2,6 +2,7 @@
 
 mod catalogs;
 mod later;
+mod ruled;
 mod strangers;
 mod unique;
 

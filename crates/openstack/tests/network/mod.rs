@@ -1,6 +1,7 @@
 //! Neutron: security groups, ports' security, and making several at once.
 
 mod addresses;
+mod clients;
 mod forwardings;
 mod found;
 pub(crate) mod outer;

@@ -1,6 +1,7 @@
 //! Volumes and placement through the door, asked as OpenStack's clients ask.
 
 mod backups;
+mod defaults;
 mod groups;
 mod images;
 mod messages;

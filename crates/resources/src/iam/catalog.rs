@@ -1,5 +1,7 @@
 //! Services that an operator adds to the catalog beside the cloud's own, and which endpoints single projects see of it.
 
+use std::collections::BTreeMap;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ pub struct RegionSpec {
     /// Id of the region that it is part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// Attributes of a client's own, each as JSON.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, String>,
 }
 
 /// A service in the catalog.
@@ -50,6 +55,9 @@ pub struct CatalogServiceSpec {
     /// Whether the catalog shows it.
     #[serde(default = "super::yes")]
     pub enabled: bool,
+    /// Attributes of a client's own, each as JSON.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, String>,
 }
 
 /// Whom an endpoint is for.
@@ -95,6 +103,9 @@ pub struct CatalogEndpointSpec {
     /// Whether the catalog shows it.
     #[serde(default = "super::yes")]
     pub enabled: bool,
+    /// Attributes of a client's own, each as JSON.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, String>,
 }
 
 /// Endpoints that some projects see: those that have all that it names. Which projects these are, they say themselves

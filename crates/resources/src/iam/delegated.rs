@@ -6,6 +6,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::AccessRule;
+
 /// A name and a secret by which a program gets tokens of its user for one project. The secret's hash is in a Secret
 /// ([`crate::names::app_credential_secret`]).
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +49,10 @@ pub struct ApplicationCredentialSpec {
     /// Whether its tokens may make and delete credentials and trusts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unrestricted: bool,
+    /// The only requests to OpenStack's services that its tokens are good for; for any, also the Kubernetes API, where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub access_rules: Vec<AccessRule>,
 }
 
 /// What one user (the trustor) lets another (the trustee) do as them in one project.

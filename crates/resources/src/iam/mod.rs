@@ -1,8 +1,10 @@
 //! `iam.yunfan.io/v1`: who there is. Role assignments are RBAC bindings, but for those that RBAC has no place for ([`RoleGrant`]).
 
+mod access_rule;
 mod catalog;
 mod delegated;
 
+pub use access_rule::AccessRule;
 pub use catalog::{
     CatalogEndpoint, CatalogEndpointSpec, CatalogService, CatalogServiceSpec, EndpointFilters, EndpointGroup,
     EndpointGroupSpec, Interface, Region, RegionSpec,

@@ -55,6 +55,9 @@ pub struct NetworkSpec {
     #[serde(default = "mtu")]
     #[schemars(range(min = 576, max = 9000))]
     pub mtu: u32,
+    /// Whether anything passes its ports; true when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_state_up: Option<bool>,
     /// What new ports that say nothing else have as [`PortSpec::port_security_enabled`]; true when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_security_enabled: Option<bool>,
@@ -158,6 +161,10 @@ pub struct SubnetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub host_routes: Vec<HostRoute>,
+    /// Which Ports have addresses of it, by `deviceOwner`, e.g. `compute:nova`; all when it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(min = 1, max = 255)))]
+    pub service_types: Vec<String>,
     /// `metadata.name` of the SubnetPool, in the same namespace, that the range is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet_pool: Option<String>,

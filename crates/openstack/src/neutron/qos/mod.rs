@@ -7,7 +7,6 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -201,7 +200,7 @@ async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>
 async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let policy = find(&session, &id).await?;
     let policies = session.global::<QosPolicy>();
-    match policies.delete(ids::name(&policy), &DeleteParams::default()).await {
+    match policies.delete(ids::name(&policy), &change::deletion(&policy)?).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("QoS Policy {id} is used: {}", status.message);
             Err(Fault::conflict(text).named("QosPolicyInUse"))
