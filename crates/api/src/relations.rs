@@ -77,6 +77,10 @@ impl Relations for Relate {
             Related::Snapshot => {
                 return self.is_placed(&keys::kind_prefix(STORAGE, "volumesnapshots"), node, namespace, name);
             }
+            Related::PodCertificate => {
+                let kind = keys::kind_prefix("certificates.k8s.io", "podcertificaterequests");
+                return self.is_placed(&kind, node, namespace, name);
+            }
             Related::PersistentVolume => return self.has_volume(node, name),
             Related::ConfigMap => Named::ConfigMap,
             Related::Secret => Named::Secret,

@@ -43,6 +43,8 @@ pub enum Related {
     Volume,
     /// A VolumeSnapshot that is placed there.
     Snapshot,
+    /// A PodCertificateRequest for a Pod of the node.
+    PodCertificate,
 }
 
 /// Knows which objects have to do with a node.
@@ -80,6 +82,7 @@ impl<R: Relations> NodeAuthorizer<R> {
             ("storage.yunfan.io", "volumes") => self.placed(node, Related::Volume, request),
             ("storage.yunfan.io", "volumesnapshots") => self.placed(node, Related::Snapshot, request),
             ("", "pods") => self.pod(node, request),
+            ("certificates.k8s.io", "podcertificaterequests") => self.pod_certificate(node, request),
             ("coordination.k8s.io", "leases") => lease(node, request),
             ("storage.k8s.io", "csinodes") => csi_node(node, request),
             _ if self.rules.allow(request) => Ok(()),
@@ -152,6 +155,22 @@ impl<R: Relations> NodeAuthorizer<R> {
             }
             "get" | "list" | "watch" => self.related(node, kind, request),
             _ => Ok(()),
+        }
+    }
+
+    /// What it asks in its Pods' names. For which of them, admission sees.
+    fn pod_certificate(&self, node: &str, request: &Attributes<'_>) -> Result<(), String> {
+        if !request.subresource.is_empty() {
+            return Err("nodes may not access the status subresource of PodCertificateRequests".to_owned());
+        }
+        match request.verb {
+            "create" => Ok(()),
+            "get" => self.related(node, Related::PodCertificate, request),
+            "list" | "watch" if request.selects("spec.nodeName", node) => Ok(()),
+            "list" | "watch" => {
+                Err("can only list/watch podcertificaterequests with nodeName field selector".to_owned())
+            }
+            verb => Err(format!("nodes may not {verb} podcertificaterequests")),
         }
     }
 
@@ -229,7 +248,7 @@ mod tests {
                 Related::ServiceAccount => "robot",
                 Related::PersistentVolume => return node == "n" && namespace.is_empty() && name == "pv",
                 Related::Pod => "p",
-                Related::Machine | Related::Volume | Related::Snapshot => "placed",
+                Related::Machine | Related::Volume | Related::Snapshot | Related::PodCertificate => "placed",
             };
             node == "n" && namespace == "ns" && name == named
         }
@@ -284,6 +303,10 @@ mod tests {
             "get compute.yunfan.io virtualmachines ns placed",
             "watch storage.yunfan.io volumesnapshots ns placed",
             "patch compute.yunfan.io virtualmachines/status ns other",
+            "watch certificates.k8s.io clustertrustbundles - -",
+            "create certificates.k8s.io podcertificaterequests ns -",
+            "get certificates.k8s.io podcertificaterequests ns placed",
+            "watch certificates.k8s.io podcertificaterequests ns - n",
         ] {
             assert!(judged(&node, line).is_allowed(), "{line}");
         }
@@ -304,6 +327,23 @@ mod tests {
             ("list - pods - - m", "can only list/watch pods with spec.nodeName field selector"),
             ("list - pods - - !m", "can only list/watch pods with spec.nodeName field selector"),
             ("deletecollection - pods ns - n", ""),
+            ("create certificates.k8s.io clustertrustbundles - -", ""),
+            (
+                "get certificates.k8s.io podcertificaterequests ns other",
+                "no relationship found between node 'n' and this object",
+            ),
+            (
+                "list certificates.k8s.io podcertificaterequests ns - m",
+                "can only list/watch podcertificaterequests with nodeName field selector",
+            ),
+            (
+                "patch certificates.k8s.io podcertificaterequests/status ns placed",
+                "nodes may not access the status subresource of PodCertificateRequests",
+            ),
+            (
+                "delete certificates.k8s.io podcertificaterequests ns placed",
+                "nodes may not delete podcertificaterequests",
+            ),
             ("get - pods/log ns p", ""),
             (
                 "get - persistentvolumeclaims ns other",

@@ -178,6 +178,57 @@ async fn a_node_publishes_its_own_devices_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_asks_for_certificates_of_its_own_pods_alone() {
+    const ASKED: &str = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let desk = bare_nodes().await;
+    let uid = async |path: &str| {
+        let found = desk.call("GET", path, None).await.expect(200);
+        found["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+    };
+    let node = uid("/api/v1/nodes/n").await;
+    let account = uid("/api/v1/namespaces/default/serviceaccounts/default").await;
+    let (own, other) = (uid(&format!("{PODS}/n")).await, uid(&format!("{PODS}/m")).await);
+    let stub = request();
+    let ask = |pod: &str, uid: &str| {
+        json!({"metadata": {"name": pod}, "spec": {"signerName": "example.com/x", "podName": pod, "podUID": uid,
+            "serviceAccountName": "default", "serviceAccountUID": account, "nodeName": "n", "nodeUID": node,
+            "stubPKCS10Request": stub}})
+    };
+    for (change, why) in [
+        (json!({"nodeName": "m"}), "which is not the requesting node \"n\""),
+        (json!({"nodeUID": "1"}), &*format!("inconsistent with the running node ({node:?})")),
+        (json!({"podName": "none"}), "pod \"none\" named in the PodCertificateRequest was not found"),
+        (json!({"podUID": "1"}), &*format!("which differs from running pod {own:?}")),
+        (json!({"serviceAccountName": "a"}), "that differs from running pod (\"default\")"),
+        (
+            json!({"serviceAccountUID": "1"}),
+            &*format!("which differs from the running service account ({account:?})"),
+        ),
+    ] {
+        let mut asked = ask("n", &own);
+        for (key, value) in change.as_object().into_iter().flatten() {
+            asked["spec"][key] = value.clone();
+        }
+        refused(&desk, "POST", ASKED, asked, why).await;
+    }
+    refused(&desk, "POST", ASKED, ask("m", &other), "it is not running on node \"n\"").await;
+    as_n(&desk, "POST", ASKED, ask("n", &own)).await.expect(201);
+    as_n(&desk, "GET", &format!("{ASKED}/n"), Value::Null).await.expect(200);
+    as_n(&desk, "GET", &format!("{ASKED}?fieldSelector=spec.nodeName=n"), Value::Null).await.expect(200);
+    let why = "can only list/watch podcertificaterequests with nodeName field selector";
+    refused(&desk, "GET", ASKED, Value::Null, why).await;
+    as_n(&desk, "GET", "/apis/certificates.k8s.io/v1/clustertrustbundles", Value::Null).await.expect(200);
+}
+
+/// An empty PKCS#10 request, as the API has it.
+fn request() -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let asked = rcgen::CertificateParams::default().serialize_request(&key).and_then(|asked| asked.pem());
+    // What stands between the first line of PEM and the last is the request in base64.
+    asked.expect("a request").lines().filter(|line| !line.starts_with('-')).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_reads_what_its_pods_name_and_nothing_else() {
     let desk = bare_nodes().await;
     for (plural, name) in [("secrets", "used"), ("secrets", "other"), ("configmaps", "used")] {

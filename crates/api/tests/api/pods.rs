@@ -147,6 +147,21 @@ async fn a_pod_runs_as_an_account_that_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bundles_and_certificates_of_volumes_are_kept_and_checked() {
+    let desk = Desk::new().await;
+    let sources = json!([
+        {"clusterTrustBundle": {"name": "x", "path": "p"}},
+        {"clusterTrustBundle": {"signerName": "a.b/c", "labelSelector": {"matchLabels": {"l": "v"}}, "path": "q", "optional": true}},
+        {"podCertificate": {"signerName": "a.b/c", "keyType": "ED25519", "credentialBundlePath": "b"}}]);
+    let volumes = |sources: &Value| json!({"volumes": [{"name": "v", "projected": {"sources": sources}}]});
+    let made = desk.call("POST", PODS, pod("a", volumes(&sources))).await.expect(201);
+    assert_eq!(made["spec"]["volumes"][0]["projected"]["sources"], sources);
+    let both = json!([{"clusterTrustBundle": {"name": "x", "signerName": "a.b/c", "path": "p"}}]);
+    let refused = desk.call("POST", PODS, pod("b", volumes(&both))).await.refused(422);
+    assert!(refused.contains("only one of name and signerName may be used"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_account_of_a_new_namespace_is_awaited() {
     let desk = Desk::new().await;
     let space = json!({"metadata": {"name": "fresh"}});

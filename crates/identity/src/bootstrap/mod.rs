@@ -254,6 +254,9 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
         // For its own next certificates.
         rule(&["certificates.k8s.io"], &["certificatesigningrequests"], &["create", "get", "list", "watch"]),
+        // For what its Pods project into volumes: whom to trust, and certificates of their own.
+        rule(&["certificates.k8s.io"], &["clustertrustbundles"], READ),
+        rule(&["certificates.k8s.io"], &["podcertificaterequests"], &["create", "get", "list", "watch"]),
         rule(&["authorization.k8s.io"], &["localsubjectaccessreviews", "subjectaccessreviews"], &["create"]),
         rule(&["node.k8s.io"], &["runtimeclasses"], READ),
         rule(&["storage.k8s.io"], &["csidrivers"], READ),

@@ -14,7 +14,7 @@ use crate::builtin::rules::Rules;
 use crate::builtin::{ColumnSpec, conditions, pem};
 use crate::error::FieldError;
 use crate::lookup::{entries, list, set_default, text};
-use crate::meta::{all_wrong, dns_subdomain, qualified_name};
+use crate::meta::{Wrongs, all_wrong, dns_subdomain, qualified_name};
 
 /// Most bytes of a bundle.
 const MOST_BUNDLE: usize = 1024 * 1024;
@@ -22,6 +22,8 @@ const MOST_BUNDLE: usize = 1024 * 1024;
 const MOST_REQUEST: usize = 10 * 1024;
 /// Most bytes of what is issued.
 const MOST_CHAIN: usize = 100 * 1024;
+/// Most bytes of annotations.
+const MOST_ANNOTATIONS: usize = 256 * 1024;
 /// Most characters of a uid.
 const MOST_UID: usize = 128;
 /// Seconds that a certificate may be asked for: least, most of Kubernetes' own signers, most of others.
@@ -66,19 +68,59 @@ fn bundle_name(bundle: &Object, signed_by: &str) -> Vec<FieldError> {
     if !name.is_given() {
         return Vec::new();
     }
+    all_wrong(&name.path, name.text(), wrong_name(name.text(), signed_by)).collect()
+}
+
+/// What is wrong with the name of a bundle of this signer, or of none.
+pub(super) fn wrong_name(name: &str, signed_by: &str) -> Wrongs {
     if signed_by.is_empty() {
-        if name.text().contains(':') {
-            let why = "ClusterTrustBundle without signer name must not have \":\" in its name";
-            return vec![name.invalid(why)];
+        if name.contains(':') {
+            return vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()];
         }
-        return all_wrong(&name.path, name.text(), dns_subdomain(name.text())).collect();
+        return dns_subdomain(name);
     }
     let prefix = format!("{}:", signed_by.replace('/', ":"));
-    let Some(own) = name.text().strip_prefix(&prefix) else {
-        let why = format!("ClusterTrustBundle for signerName {signed_by} must be named with prefix {prefix}");
-        return vec![name.invalid(why)];
-    };
-    all_wrong(&name.path, name.text(), dns_subdomain(own)).collect()
+    match name.strip_prefix(&prefix) {
+        Some(own) => dns_subdomain(own),
+        None => {
+            vec![format!("ClusterTrustBundle for signerName {signed_by} must be named with prefix {prefix}")]
+        }
+    }
+}
+
+/// The signer that the name of a bundle begins with; empty for that of none.
+pub(super) fn signer_of(name: &str) -> String {
+    name.rsplit_once(':').map(|(signer, _)| signer.replace(':', "/")).unwrap_or_default()
+}
+
+/// What is wrong with what a Pod's author tells the signer. The case of keys does not matter.
+pub(super) fn user_annotations(annotations: &Field<'_>) -> Vec<FieldError> {
+    let (mut errors, mut size) = (Vec::new(), 0);
+    for (key, value) in entries(annotations.value, &[]) {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        let lower = key.to_lowercase();
+        if lower.is_empty() {
+            errors.push(annotations.required(""));
+            continue;
+        }
+        let mut wrong = qualified_name(&lower);
+        if wrong.is_empty() && !lower.contains('/') {
+            wrong.push("must be a domain-prefixed key (such as \"acme.io/foo\")".to_owned());
+        }
+        errors.extend(all_wrong(&annotations.path, &lower, wrong));
+    }
+    if size > MOST_ANNOTATIONS {
+        errors.push(FieldError::too_long(annotations.path.as_str(), MOST_ANNOTATIONS as u64));
+    }
+    errors
+}
+
+/// For how many seconds a certificate of this signer may be asked for, at least and at most.
+pub(super) fn seconds_of(signed_by: &str) -> (i64, i64) {
+    let [least, of_kubernetes, of_others] = SECONDS;
+    let domain = signed_by.split('/').next().unwrap_or_default();
+    let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    (least, if own { of_kubernetes } else { of_others })
 }
 
 /// What is wrong with the certificates of whom is trusted.
@@ -161,15 +203,7 @@ pub(super) const POD_REQUEST: Rules = Rules {
 fn validate_request(request: &Object) -> Vec<FieldError> {
     let spec = Field::root(request).at("spec");
     let mut errors = spec.at("signerName").needs(signer);
-    let annotations = spec.at("unverifiedUserAnnotations");
-    for (key, _) in entries(request, &["spec", "unverifiedUserAnnotations"]) {
-        if !key.contains('/') {
-            let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
-            errors.push(FieldError::invalid(annotations.path.as_str(), key.as_str(), why));
-        }
-        let lower = key.to_lowercase();
-        errors.extend(all_wrong(&annotations.path, key, qualified_name(&lower)));
-    }
+    errors.extend(user_annotations(&spec.at("unverifiedUserAnnotations")));
     for (by_name, by_uid) in
         [("podName", "podUID"), ("serviceAccountName", "serviceAccountUID"), ("nodeName", "nodeUID")]
     {
@@ -180,10 +214,7 @@ fn validate_request(request: &Object) -> Vec<FieldError> {
         }
         errors.extend(uid.no_longer_than(MOST_UID));
     }
-    let [least, of_kubernetes, of_others] = SECONDS;
-    let domain = spec.at("signerName").text().split('/').next().unwrap_or_default();
-    let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
-    let most = if own { of_kubernetes } else { of_others };
+    let (least, most) = seconds_of(spec.at("signerName").text());
     let seconds = spec.at("maxExpirationSeconds");
     if !seconds.number().is_some_and(|given| (least..=most).contains(&given)) {
         errors.push(seconds.invalid(format!("must be in the range [{least}, {most}]")));

@@ -2,6 +2,7 @@
 //! NodeRestriction; that a node makes no Pods but mirrors is in `pods/mirror.rs`, the tokens that it gets are in `door/token.rs`,
 //! and the certificates that it asks for in `certificates.rs`.)
 
+mod certificate;
 mod ours;
 
 use std::collections::BTreeSet;
@@ -45,10 +46,11 @@ const CLAIM_STATUS: [&str; 4] = ["allocatedResourceStatuses", "allocatedResource
 /// A rule for one kind: of which node, what it tries, and what else there is.
 type Rule = fn(&str, &Attempt<'_>, &View<'_>) -> Result<(), String>;
 
-const RULES: [(&str, &str, Rule); 13] = [
+const RULES: [(&str, &str, Rule); 14] = [
     ("", "pods", pod),
     ("", "nodes", node),
     ("", "persistentvolumeclaims", claim),
+    ("certificates.k8s.io", "podcertificaterequests", certificate::of_pod),
     ("coordination.k8s.io", "leases", lease),
     ("storage.k8s.io", "csinodes", csi_node),
     ("resource.k8s.io", "resourceslices", slice),

@@ -48,17 +48,7 @@ const PROJECTED_SOURCE: &[Part] = &[
             Part("Path", "path", Text),
         ]),
     ),
-    Part(
-        "ClusterTrustBundle",
-        "clusterTrustBundle",
-        Of(&[
-            Part("Name", "name", Optional),
-            Part("SignerName", "signerName", Optional),
-            Part("LabelSelector", "labelSelector", Of(LABEL_SELECTOR)),
-            Part("Optional", "optional", Optional),
-            Part("Path", "path", Text),
-        ]),
-    ),
+    Part("ClusterTrustBundle", "clusterTrustBundle", Of(CLUSTER_TRUST_BUNDLE)),
     Part(
         "PodCertificate",
         "podCertificate",
@@ -72,6 +62,14 @@ const PROJECTED_SOURCE: &[Part] = &[
             Part("UserAnnotations", "userAnnotations", Optional),
         ]),
     ),
+];
+
+pub(in crate::builtin) const CLUSTER_TRUST_BUNDLE: &[Part] = &[
+    Part("Name", "name", Optional),
+    Part("SignerName", "signerName", Optional),
+    Part("LabelSelector", "labelSelector", Of(LABEL_SELECTOR)),
+    Part("Optional", "optional", Optional),
+    Part("Path", "path", Text),
 ];
 
 const ISCSI: &[Part] = &[

@@ -51,12 +51,6 @@ pub(in crate::builtin) fn drop_unswitched(spec: &mut Value) {
             }
         }
     }
-    for volume in list_mut(spec, &["volumes"]) {
-        for source in list_mut(volume, &["projected", "sources"]) {
-            remove(source, "clusterTrustBundle");
-            remove(source, "podCertificate");
-        }
-    }
 }
 
 /// What a pod of its own gets and a template does not.
