@@ -59,6 +59,7 @@ pub type Messages = fn(name: &str, field: Option<&str>) -> Option<Type>;
 pub struct Environment {
     functions: Arc<HashMap<&'static str, Function>>,
     messages: Messages,
+    binds: bool,
 }
 
 impl Environment {
@@ -75,13 +76,20 @@ impl Environment {
                 }
             }
         }
-        Self { functions: Arc::new(functions), messages: |_, _| None }
+        Self { functions: Arc::new(functions), messages: |_, _| None, binds: false }
     }
 
     /// The same, with messages that expressions may make: `Name{field: value}`.
     #[must_use]
     pub fn with_messages(mut self, messages: Messages) -> Self {
         self.messages = messages;
+        self
+    }
+
+    /// The same, with `cel.bind(name, value, expression)`.
+    #[must_use]
+    pub fn with_bindings(mut self) -> Self {
+        self.binds = true;
         self
     }
 
@@ -117,8 +125,8 @@ impl Environment {
 
     fn compile_with(&self, source: &str, variables: &[Variable]) -> Result<Program, CompileError> {
         let refuse = |faults: &[Fault]| CompileError::new(source, faults);
-        let expr = parser::parse(source, &|name| self.functions.contains_key(name))
-            .map_err(|fault| refuse(&[fault]))?;
+        let qualified = |name: &str| self.functions.contains_key(name) || self.binds && name == parser::BIND;
+        let expr = parser::parse(source, &qualified).map_err(|fault| refuse(&[fault]))?;
         let types = variables.iter().map(|v| (v.name.clone(), v.ty.clone())).collect();
         let mut checker = Checker::new(&self.functions, self.messages, types);
         let ty = checker.check(&expr);

@@ -9,8 +9,11 @@ const MAX_LENGTH: usize = 100_000;
 /// Deepest nesting. Evaluation recurses as deep, so this is also what its stack must hold.
 const MAX_DEPTH: usize = 96;
 
-/// Reads an expression. `qualified` says which names with a dot in them are functions: whatever stands before the dot
-/// of those is no value.
+/// The macro that gives a value a name; only where the environment has it.
+pub(crate) const BIND: &str = "cel.bind";
+
+/// Reads an expression. `qualified` says which names with a dot in them are functions, or [`BIND`]: whatever stands before the
+/// dot of those is no value.
 pub(crate) fn parse(text: &str, qualified: &dyn Fn(&str) -> bool) -> Result<Expr, Fault> {
     if text.len() > MAX_LENGTH && text.chars().count() > MAX_LENGTH {
         let message = format!("expression code point size exceeds limit: limit {MAX_LENGTH}");
@@ -192,6 +195,7 @@ impl Parser<'_> {
                 operand = if !optional && self.eat("(") {
                     let args = self.arguments(")")?;
                     match self.qualified(&operand, &field) {
+                        Some(name) if name == BIND && args.len() == 3 => bind(open, args)?,
                         Some(name) => make(open, Node::Call { name, method: false, args })?,
                         None => method(open, operand, field, args)?,
                     }
@@ -370,9 +374,6 @@ fn bind(at: usize, args: Vec<Expr>) -> Result<Expr, Fault> {
 
 /// A method, or one of the macros that look like one.
 fn method(at: usize, receiver: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault> {
-    if name == "bind" && args.len() == 3 && matches!(&receiver.node, Node::Ident(space) if space == "cel") {
-        return bind(at, args);
-    }
     let kind = match (name.as_str(), args.len()) {
         ("all", 2 | 3) => Some(FoldKind::All),
         ("exists", 2 | 3) => Some(FoldKind::Exists),

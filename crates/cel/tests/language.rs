@@ -120,6 +120,18 @@ fn mistakes_are_found_before_anything_runs() {
 }
 
 #[test]
+fn values_get_names_only_where_the_environment_says_so() {
+    const SOURCE: &str = "cel.bind(x, self.n + 1, x * x) == 16";
+    let compile = |environment: Environment| environment.compile(SOURCE, &[("self", declared())]);
+    let refused = compile(Environment::new([])).expect_err("cel is no variable").to_string();
+    assert!(refused.contains("undeclared reference to 'cel'"), "{refused}");
+    let program = compile(Environment::new([]).with_bindings()).expect("a program");
+    let mut budget = Budget::new(1_000_000, Duration::from_secs(5));
+    let found = program.run(&[("self", value())], &mut budget).expect("a value");
+    assert!(found.equals(&Value::Bool(true)), "{found:?}");
+}
+
+#[test]
 fn errors_at_run_time_are_errors() {
     for (source, wanted) in [
         ("1 / 0 == 1", "division by zero"),

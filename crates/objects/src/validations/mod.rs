@@ -67,7 +67,7 @@ struct Rule {
 }
 
 /// The functions that rules know.
-pub(crate) fn environment() -> &'static Environment {
+fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| Environment::new(libraries()))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use yunfan_cel::{Decl, DeclKind, Type};
+use yunfan_cel::{Decl, DeclKind, Environment, Type};
 
 use super::{MOST, TEXT_LIMIT};
 use crate::builtin::field::Field;
@@ -37,6 +37,10 @@ static DEVICE: LazyLock<Arc<Decl>> = LazyLock::new(|| {
     decl(DeclKind::Object(Arc::new(fields)), 1)
 });
 
+/// What selectors know beside what rules of definitions do: names for values.
+static ENVIRONMENT: LazyLock<Environment> =
+    LazyLock::new(|| Environment::new(validations::libraries()).with_bindings());
+
 /// Checks a list of selectors.
 pub(super) fn validate(field: &Field<'_>, errors: &mut Vec<FieldError>) {
     let too_many = field.at_most(MOST);
@@ -58,7 +62,7 @@ fn expression(field: &Field<'_>) -> Option<FieldError> {
     field.no_longer_than(TEXT_LIMIT).or_else(|| {
         let source = field.text();
         let refuse = |why: String| FieldError::invalid(field.path.as_str(), source, why);
-        match validations::environment().compile(source, &[("device", DEVICE.clone())]) {
+        match ENVIRONMENT.compile(source, &[("device", DEVICE.clone())]) {
             Err(error) => Some(refuse(format!("compilation failed: {error}"))),
             Ok(program) => match program.output() {
                 Type::Bool | Type::Dyn if program.max_cost() > COST_LIMIT => {
