@@ -43,6 +43,13 @@ pub(crate) fn split_kind(key: &str) -> Option<&str> {
     Some(&key[..REGISTRY.len() + group + 1 + plural + 1])
 }
 
+/// Group and plural of the kind with this prefix; both are empty for none.
+pub(crate) fn kind_of(prefix: &str) -> (&str, &str) {
+    let parts = prefix.strip_prefix(REGISTRY).and_then(|rest| rest.trim_end_matches('/').split_once('/'));
+    let (group, plural) = parts.unwrap_or_default();
+    (if group == "core" { "" } else { group }, plural)
+}
+
 /// Namespace (empty for cluster scope) and name, from a key and its kind's prefix.
 pub(crate) fn split_name<'a>(prefix: &str, key: &'a str) -> (&'a str, &'a str) {
     let rest = key.strip_prefix(prefix).unwrap_or(key);
@@ -64,5 +71,7 @@ mod tests {
         assert_eq!(split_name(&nodes, &object_key(&nodes, "", "n1")), ("", "n1"));
         assert_eq!(prefix_end("/a/b/"), "/a/b0");
         assert_eq!(split_kind("/claims/x/y"), None);
+        assert_eq!((kind_of(&prefix), kind_of("")), (("", "pods"), ("", "")));
+        assert_eq!(kind_of(&kind_prefix("apps", "deployments")), ("apps", "deployments"));
     }
 }

@@ -38,61 +38,84 @@ enum Test {
     Made(&'static [(&'static str, &'static str, &'static str, &'static str)]),
 }
 
-/// How many checks there are.
-const COUNT: usize = 9;
+impl Check {
+    const fn new(name: &'static str, test: Test) -> Self {
+        Self { name, test, ready_only: false }
+    }
+}
 
-/// All checks, in kube-apiserver's order.
+/// How many checks there are.
+const COUNT: usize = 23;
+
+/// The cloud's own kinds are the first that are defined.
+const DEFINED: Test = Test::Made(&[(
+    "apiextensions.k8s.io",
+    "customresourcedefinitions",
+    "",
+    "virtualmachines.compute.yunfan.io",
+)]);
+/// The group versions that are answered here are registered among those of other servers.
+const REGISTERED: Test = Test::Made(&[
+    ("apiregistration.k8s.io", "apiservices", "", "v1."),
+    ("apiregistration.k8s.io", "apiservices", "", "v1.apps"),
+]);
+
+/// All checks, in kube-apiserver's order. What it has informers for, each with a check of its own, is in the one cache here.
 static CHECKS: [Check; COUNT] = [
-    Check { name: "ping", test: Test::Answer, ready_only: false },
+    Check::new("ping", Test::Answer),
+    // A line is written before its request goes on: who answers can write.
+    Check::new("log", Test::Answer),
     // Clients know the store by this name, whichever it is.
-    Check { name: "etcd", test: Test::Store, ready_only: false },
+    Check::new("etcd", Test::Store),
     Check { name: "informer-sync", test: Test::Cache, ready_only: true },
-    Check {
-        name: "poststarthook/start-system-namespaces-controller",
-        test: Test::Made(&[
+    Check::new("poststarthook/start-apiserver-admission-initializer", Test::Cache),
+    Check::new("poststarthook/generic-apiserver-start-informers", Test::Cache),
+    Check::new("poststarthook/start-apiextensions-informers", Test::Cache),
+    Check::new("poststarthook/start-apiextensions-controllers", DEFINED),
+    Check::new("poststarthook/crd-informer-synced", Test::Cache),
+    Check::new(
+        "poststarthook/start-system-namespaces-controller",
+        Test::Made(&[
             ("", "namespaces", "", "default"),
             ("", "namespaces", "", "kube-node-lease"),
             ("", "namespaces", "", "kube-public"),
             ("", "namespaces", "", "kube-system"),
         ]),
-        ready_only: false,
-    },
-    Check {
-        name: "poststarthook/rbac/bootstrap-roles",
-        test: Test::Made(&[(RBAC, "clusterroles", "", "cluster-admin")]),
-        ready_only: false,
-    },
-    Check {
-        name: "poststarthook/scheduling/bootstrap-system-priority-classes",
-        test: Test::Made(&[
+    ),
+    Check::new(
+        "poststarthook/start-cluster-authentication-info-controller",
+        Test::Made(&[("", "configmaps", "kube-system", "extension-apiserver-authentication")]),
+    ),
+    // Addresses of Services are claims, which are there with them.
+    Check::new("poststarthook/start-service-ip-repair-controllers", Test::Cache),
+    Check::new(
+        "poststarthook/rbac/bootstrap-roles",
+        Test::Made(&[(RBAC, "clusterroles", "", "cluster-admin")]),
+    ),
+    Check::new(
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        Test::Made(&[
             ("scheduling.k8s.io", "priorityclasses", "", "system-cluster-critical"),
             ("scheduling.k8s.io", "priorityclasses", "", "system-node-critical"),
         ]),
-        ready_only: false,
-    },
-    Check {
-        name: "poststarthook/priority-and-fairness-config-producer",
-        test: Test::Made(&[
+    ),
+    Check::new(
+        "poststarthook/priority-and-fairness-config-producer",
+        Test::Made(&[
             (FLOWS, "flowschemas", "", "catch-all"),
             (FLOWS, "flowschemas", "", "exempt"),
             (FLOWS, "prioritylevelconfigurations", "", "catch-all"),
             (FLOWS, "prioritylevelconfigurations", "", "exempt"),
         ]),
-        ready_only: false,
-    },
-    Check {
-        name: "poststarthook/start-cluster-authentication-info-controller",
-        test: Test::Made(&[("", "configmaps", "kube-system", "extension-apiserver-authentication")]),
-        ready_only: false,
-    },
-    Check {
-        name: "autoregister-completion",
-        test: Test::Made(&[
-            ("apiregistration.k8s.io", "apiservices", "", "v1."),
-            ("apiregistration.k8s.io", "apiservices", "", "v1.apps"),
-        ]),
-        ready_only: false,
-    },
+    ),
+    Check::new("poststarthook/bootstrap-controller", Test::Made(&[("", "namespaces", "", "default")])),
+    Check::new("poststarthook/start-kube-aggregator-informers", Test::Cache),
+    Check::new("poststarthook/apiservice-status-local-available-controller", REGISTERED),
+    Check::new("poststarthook/apiservice-status-remote-available-controller", REGISTERED),
+    Check::new("poststarthook/apiservice-registration-controller", REGISTERED),
+    Check::new("poststarthook/kube-apiserver-autoregistration", REGISTERED),
+    Check::new("autoregister-completion", REGISTERED),
+    Check::new("poststarthook/apiservice-openapi-controller", REGISTERED),
 ];
 
 /// Which checks of what the start makes have passed: whoever takes that away later makes nobody unready.

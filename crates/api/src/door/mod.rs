@@ -369,8 +369,10 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
             // Who watches over servers may ask with any method, and what has a handler of its own there is the same with each.
             ["healthz" | "livez" | "readyz", ..] | ["openapi", "v2" | "v3"] | [] | ["apis"] | ["apis", _] => {
             }
-            // Nothing that was counted is forgotten.
-            ["metrics", ..] if call.info.verb != "delete" => {}
+            ["metrics"] | ["metrics", "slis"] if call.info.verb == "delete" => {
+                return metrics::reset(api, parts.len() > 1);
+            }
+            ["metrics", ..] => {}
             ["version" | "api"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => {
                 return Err(ApiError::no_such_method());
             }

@@ -9,6 +9,7 @@ mod histogram;
 mod objects;
 mod process;
 mod requests;
+mod since;
 mod steps;
 mod store;
 mod text;
@@ -24,8 +25,9 @@ use yunfan_objects::ApiError;
 pub(crate) use desk::Desk;
 pub(crate) use health::Health;
 pub(crate) use requests::{Requests, UnderWay, Watches};
+use since::Since;
 pub(crate) use steps::Steps;
-pub(crate) use store::StoreTimes;
+pub(crate) use store::{Asked, StoreTimes};
 
 use crate::door;
 use crate::registry::Registry;
@@ -38,6 +40,9 @@ pub(crate) struct Metrics {
     catalog: RwLock<Catalog>,
     /// What tells of health alone, which is asked for more often.
     levels: Catalog,
+    /// Where counting began, of both.
+    since: RwLock<Since>,
+    levels_since: RwLock<Since>,
 }
 
 impl Metrics {
@@ -58,7 +63,8 @@ impl Metrics {
         catalog.register_collector(Box::new(process::Process));
         let mut levels = Catalog::default();
         let health = Health::new(&mut levels);
-        Self { requests, desk, health, catalog: RwLock::new(catalog), levels }
+        let (catalog, since, levels_since) = (RwLock::new(catalog), RwLock::default(), RwLock::default());
+        Self { requests, desk, health, catalog, levels, since, levels_since }
     }
 
     /// Adds what others count.
@@ -66,14 +72,28 @@ impl Metrics {
         register(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Everything, for [`open`] or [`plain`].
-    pub(crate) fn open(&self) -> Result<String, ApiError> {
-        encoded(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    /// Everything, or what tells of health alone, for [`open`] or [`plain`].
+    pub(crate) fn told(&self, health: bool) -> Result<String, ApiError> {
+        let told = self.all(health)?;
+        Ok(self.since(health).read().unwrap_or_else(PoisonError::into_inner).of(told))
     }
 
-    /// What tells of health alone, for the same.
-    pub(crate) fn levels(&self) -> Result<String, ApiError> {
-        encoded(&self.levels)
+    /// Begins to count anew.
+    pub(crate) fn reset(&self, health: bool) -> Result<(), ApiError> {
+        let now = Since::now(&self.all(health)?);
+        *self.since(health).write().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
+    }
+
+    fn since(&self, health: bool) -> &RwLock<Since> {
+        if health { &self.levels_since } else { &self.since }
+    }
+
+    fn all(&self, health: bool) -> Result<String, ApiError> {
+        match health {
+            true => encoded(&self.levels),
+            false => encoded(&self.catalog.read().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 }
 

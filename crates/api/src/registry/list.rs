@@ -14,6 +14,7 @@ use crate::cache::{Entry, Objects, View};
 use crate::errors::{list_expired, store_error};
 use crate::keys;
 use crate::kinds::Kind;
+use crate::metrics::Asked;
 
 /// Keys read at once from the store for a page with selectors.
 const CHUNK: usize = 1000;
@@ -176,11 +177,12 @@ impl Registry {
             let request =
                 RangeRequest { start, end: range.end.clone().into(), limit: chunk, revision: Some(revision) };
             let began = Instant::now();
-            let response = self.store.range(request).await.map_err(|error| match error {
+            let response = self.store.range(request).await;
+            self.times.count(Asked::List, &range.start, began, response.is_ok());
+            let response = response.map_err(|error| match error {
                 StoreError::Compacted { .. } => options.expired(range),
                 error => store_error(error),
             })?;
-            self.times.list.observe(began.elapsed().as_secs_f64());
             let before = found.len();
             unreadable::check_kept(&response.kvs)?;
             for kv in &response.kvs {

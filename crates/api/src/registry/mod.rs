@@ -47,7 +47,7 @@ use crate::config::ApiConfig;
 use crate::errors::store_error;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
-use crate::metrics::{Steps, StoreTimes};
+use crate::metrics::{Asked, Steps, StoreTimes};
 use crate::warnings::Warnings;
 use crate::webhook::Webhooks;
 
@@ -215,11 +215,12 @@ impl Registry {
         plan: WritePlan,
     ) -> Result<Commit, ApiError> {
         let (mut compares, mut success) = plan.into_parts();
+        let place = key;
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let taken = match (&value, expected) {
-            (None, _) => &self.times.delete,
-            (Some(_), 0) => &self.times.create,
-            (Some(_), _) => &self.times.update,
+        let asked = match (&value, expected) {
+            (None, _) => Asked::Delete,
+            (Some(_), 0) => Asked::Create,
+            (Some(_), _) => Asked::Update,
         };
         compares.push(Compare::ModRevision { key: key.clone(), equals: expected });
         success.push(match value {
@@ -227,8 +228,9 @@ impl Registry {
             None => Op::Delete { key },
         });
         let began = Instant::now();
-        let done = self.store.txn(Txn { compares, success, failure: vec![] }).await.map_err(store_error)?;
-        taken.observe(began.elapsed().as_secs_f64());
+        let done = self.store.txn(Txn { compares, success, failure: vec![] }).await;
+        self.times.count(asked, place, began, done.is_ok());
+        let done = done.map_err(store_error)?;
         // Each caller reads its own writes, and authorization and admission see them.
         self.cache.wait_for(done.revision).await?;
         Ok(if done.succeeded { Commit::Done(done.revision) } else { Commit::Lost })

@@ -298,7 +298,8 @@ async fn what_was_asked_is_counted() {
         "authentication_duration_seconds_count{result=\"success\"}",
         "authorization_attempts_total{result=\"allowed\"}",
         "authorization_duration_seconds_count{result=\"allowed\"}",
-        "etcd_request_duration_seconds_count{operation=\"create\"}",
+        "etcd_request_duration_seconds_count{operation=\"create\",group=\"\",resource=\"namespaces\"}",
+        "etcd_requests_total{operation=\"create\",group=\"\",resource=\"namespaces\"}",
         "go_goroutines",
     ] {
         assert!(number(counted) > 0.0, "{counted}");
@@ -315,6 +316,12 @@ async fn what_was_asked_is_counted() {
     let open = desk.get_as("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
     assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(open.text.ends_with("# EOF\n"));
+    // Whoever may, lets counting begin anew.
+    let reset = desk.call("DELETE", "/metrics", None).await;
+    assert_eq!((reset.status.as_u16(), reset.text.as_str()), (200, "metrics reset\n"));
+    let after = desk.call("GET", "/metrics", None).await.text;
+    assert!(after.contains(&format!("apiserver_request_total{{{get},code=\"200\"}} 0\n")), "{after}");
+    assert!(after.contains("apiserver_resource_objects{group=\"\",resource=\"namespaces\"} "), "{after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,7 +339,7 @@ async fn health_is_checked_one_by_one() {
     let mut ready = checks("readyz").await;
     let made = "poststarthook/scheduling/bootstrap-system-priority-classes";
     assert!(ready.contains(&made.to_owned()), "{ready:?}");
-    assert_eq!(ready.remove(2), "informer-sync");
+    assert_eq!(ready.remove(3), "informer-sync");
     assert_eq!(checks("livez").await, ready);
     assert_eq!(checks("healthz").await, ready);
     let without = get("/readyz?verbose&exclude=etcd&exclude=other").await.text;
