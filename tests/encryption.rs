@@ -86,6 +86,18 @@ fn keys_come_and_go() {
     // A key: what is written is encrypted from now on, and the rest when that is asked for.
     providers(&format!("[aesgcm: {{keys: [{OLD}]}}, identity: {{}}]"));
     now("secrets: aesgcm old");
+    // What is written as it is, is encrypted by that, once: so clients of Kubernetes do it.
+    let revision =
+        || cloud.kubectl(&["get", "secret", "plain", "-o", "jsonpath={.metadata.resourceVersion}"]).ok();
+    let replaced = || {
+        let object = cloud.kubectl(&["get", "secret", "plain", "-o", "json"]).ok();
+        cloud.kubectl_with(&["replace", "-f", "-"], &object).ok();
+        revision()
+    };
+    let plain = revision();
+    let encrypted = replaced();
+    assert_ne!(plain, encrypted);
+    assert_eq!(replaced(), encrypted);
     let many: String = (0..900)
         .map(|number| format!("---\n{{apiVersion: v1, kind: Secret, metadata: {{name: s{number}}}, stringData: {{password: {}}}}}\n", marker.0))
         .collect();

@@ -27,6 +27,7 @@ pub mod given;
 pub mod hpa;
 pub mod image;
 pub mod job;
+pub mod migration;
 pub mod mirror;
 pub mod namespace;
 pub mod node;
@@ -171,6 +172,7 @@ async fn run_kubernetes(context: &Context) {
         given::run(context.clone()),
         hpa::run(context.named("horizontal-pod-autoscaler")),
         job::run(context.named("job-controller")),
+        migration::run(context.clone()),
         mirror::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.named("node-controller")),

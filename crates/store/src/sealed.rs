@@ -98,6 +98,16 @@ impl SealedStore {
         &self.transformer
     }
 
+    /// Whether the value of a key is kept otherwise than it would be if it were written now.
+    ///
+    /// # Errors
+    /// Those of the engine, when the key can't be read.
+    pub async fn is_stale(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let key = Bytes::copy_from_slice(key);
+        let found = self.engine.range(RangeRequest::key(key)).await?;
+        Ok(found.kvs.iter().any(|kv| self.transformer.is_stale(&kv.key, &kv.value)))
+    }
+
     /// Writes each stale value in `start..end` anew; `told` hears how far it has come, now and then. What others write meanwhile is
     /// sealed anew by that. It can be broken off at any time and begun again.
     ///
@@ -343,6 +353,9 @@ mod tests {
             turned.key.store(key, Ordering::SeqCst);
             store.txn(Txn::put(name, "v")).await.unwrap();
         }
+        let stale = async |key: &str| store.is_stale(key.as_bytes()).await.unwrap();
+        assert!(stale("/plain").await && stale("/one").await);
+        assert!(!stale("/two").await && !stale("/none").await);
         turned.lost.store(1, Ordering::SeqCst);
         let done = store.reseal(all(), |_| {}).await.unwrap();
         assert_eq!((done.seen, done.written, done.failed), (3, 1, 1));

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;
+use crate::errors::store_error;
 use crate::kinds::Kind;
 
 /// Which part of the object a request may change.
@@ -172,8 +173,8 @@ impl Registry {
         }
         let encoded = self.encode(kind, &new).await?;
         let bytes = encoded.shown;
-        // A write that changes nothing takes no revision and wakes nobody.
-        if writer.dry_run || encoded.stored == entry.bytes {
+        // A write that changes nothing takes no revision and wakes nobody, unless keys have changed since the last one.
+        if writer.dry_run || encoded.stored == entry.bytes && !self.is_sealed_otherwise(&entry.key).await? {
             return Ok(Some(Written::Stored(Stored { bytes, revision: entry.revision })));
         }
         match self.commit(&entry.key, entry.revision, Some(encoded.stored), plan).await? {
@@ -182,6 +183,15 @@ impl Registry {
                 self.after_write(kind, namespace, name, &new).await?;
                 Ok(Some(Written::Stored(Stored { bytes, revision })))
             }
+        }
+    }
+
+    /// Whether an object is kept with other keys than it would be if it were written now: writing all objects as they are is how
+    /// clients of Kubernetes have them encrypted anew.
+    async fn is_sealed_otherwise(&self, key: &str) -> Result<bool, ApiError> {
+        match self.store.sealed() {
+            Some(sealed) => sealed.is_stale(key.as_bytes()).await.map_err(store_error),
+            None => Ok(false),
         }
     }
 
