@@ -39,6 +39,7 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
         ("", "pods") => pod(object, &mut usage),
         ("", "services") => service(object, &mut usage),
         ("", "persistentvolumeclaims") => claim(object, &mut usage),
+        ("resource.k8s.io", "resourceclaims") => devices(object, &mut usage),
         ("compute.yunfan.io", "virtualmachines") => {
             // While a resize can be reverted, there is room for either size.
             let sizes = [&object["spec"]["resources"], &object["spec"]["resizedFrom"]["resources"]];
@@ -202,6 +203,30 @@ fn claim(object: &Value, usage: &mut Usage) {
     }
 }
 
+/// The most devices that a claim gets.
+const MOST_DEVICES: i64 = 32;
+
+/// The devices that a claim may get of each class. Of several ways to be content, that counts which takes most of a class.
+fn devices(object: &Value, usage: &mut Usage) {
+    let count = |asked: &Value| match asked["allocationMode"].as_str() {
+        Some("ExactCount") => asked["count"].as_i64().unwrap_or(0),
+        Some("All") => MOST_DEVICES,
+        _ => 0,
+    };
+    for request in each(&object["spec"]["devices"]["requests"]) {
+        let mut most: BTreeMap<&str, i64> = BTreeMap::new();
+        let ways = each(&request["firstAvailable"]);
+        for asked in ways.chain(Some(&request["exactly"]).filter(|asked| asked.is_object())) {
+            let of_class = most.entry(asked["deviceClassName"].as_str().unwrap_or_default()).or_default();
+            *of_class = count(asked).max(*of_class);
+        }
+        for (class, devices) in most {
+            let name = format!("{class}.deviceclass.resource.k8s.io/devices");
+            *usage.entry(name).or_default() += i128::from(devices) * 1000;
+        }
+    }
+}
+
 fn service(object: &Value, usage: &mut Usage) {
     let spec = &object["spec"];
     let ports = || spec["ports"].as_array().into_iter().flatten();
@@ -310,6 +335,18 @@ mod tests {
         assert_eq!((usage["requests.storage"], usage["persistentvolumeclaims"]), (gibibyte, 1000));
         claim["status"] = json!({"allocatedResources": {"storage": "2Gi"}});
         assert_eq!(of("", "persistentvolumeclaims", &claim)["requests.storage"], 2 * gibibyte);
+    }
+
+    #[test]
+    fn claims_of_devices_are_charged_to_their_classes() {
+        let exact = |class: &str, count: i64| json!({"deviceClassName": class, "allocationMode": "ExactCount", "count": count});
+        let all = json!({"deviceClassName": "gold", "allocationMode": "All"});
+        let requests = json!([{"exactly": exact("gold", 2)}, {"firstAvailable": [exact("tin", 3), exact("tin", 1), all]}]);
+        let usage =
+            of("resource.k8s.io", "resourceclaims", &json!({"spec": {"devices": {"requests": requests}}}));
+        assert_eq!(usage["count/resourceclaims.resource.k8s.io"], 1000);
+        assert_eq!(usage["gold.deviceclass.resource.k8s.io/devices"], 34_000);
+        assert_eq!(usage["tin.deviceclass.resource.k8s.io/devices"], 3000);
     }
 
     #[test]
