@@ -141,3 +141,25 @@ async fn a_pod_gets_a_certificate_of_its_own_key_for_as_long_as_it_says() {
     }
     send(status(&key, 0, 7200)).await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_are_served_in_the_version_that_older_clients_know() {
+    const GROUP: &str = "/apis/certificates.k8s.io";
+    let desk = Desk::new().await;
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate").pem();
+    let bundle = json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+        "metadata": {"name": "b"}, "spec": {"trustBundle": authority}});
+    let made = desk.call("POST", &format!("{GROUP}/v1beta1/clustertrustbundles"), Some(bundle)).await;
+    assert_eq!(made.expect(201)["apiVersion"], "certificates.k8s.io/v1beta1");
+    for version in ["v1", "v1beta1"] {
+        let path = format!("{GROUP}/{version}/clustertrustbundles/b");
+        let read = desk.call("GET", &path, None).await.expect(200);
+        assert_eq!(read["apiVersion"], format!("certificates.k8s.io/{version}"));
+        assert_eq!(read["spec"]["trustBundle"], authority);
+        let asked = [("accept", yunfan_objects::protobuf::MEDIA_TYPE)];
+        let answer = desk.raw(crate::support::admin(), "GET", &path, "", &asked, String::new()).await;
+        assert_eq!(answer.status().as_u16(), 200, "{version} in protobuf");
+    }
+}

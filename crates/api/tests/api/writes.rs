@@ -2,6 +2,7 @@
 //! subresources.
 
 use serde_json::{Value, json};
+use yunfan_objects::protobuf;
 
 use crate::support::{Answer, Desk, admin};
 
@@ -289,6 +290,12 @@ async fn pods_are_bound_and_evicted() {
     elsewhere["metadata"]["namespace"] = json!("x");
     desk.call("POST", &path, Some(elsewhere)).await.refused(400);
     desk.call("POST", &format!("{path}?dryRun=All"), Some(eviction("p"))).await.expect(201);
+    // Also in the older version, and in the form in which Go clients send it.
+    let mut early = eviction("p");
+    early["apiVersion"] = json!("policy/v1beta1");
+    let early = String::from_utf8(protobuf::encode(&early).expect("a message")).expect("small numbers alone");
+    let dry = format!("{path}?dryRun=All");
+    desk.send(admin(), "POST", &dry, protobuf::MEDIA_TYPE, &[], early).await.expect(201);
     let before = desk.call("GET", &format!("{PODS}/p"), None).await.expect(200);
     assert!(before["metadata"]["deletionTimestamp"].is_null());
     let mut stale = eviction("p");

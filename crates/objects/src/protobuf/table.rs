@@ -80,8 +80,15 @@ impl Table {
 
     /// The message of a kind.
     pub(super) fn root(&self, api_version: &str, kind: &str) -> Option<usize> {
-        // Clients send these under the group and version of what they delete.
-        let api_version = if kind == "DeleteOptions" { "meta.k8s.io/v1" } else { api_version };
+        let api_version = match (api_version, kind) {
+            // Clients send these under the group and version of what they delete.
+            (_, "DeleteOptions") => "meta.k8s.io/v1",
+            // These older versions have the same fields under the same numbers.
+            ("policy/v1beta1", "Eviction") => "policy/v1",
+            ("certificates.k8s.io/v1beta1", _) => "certificates.k8s.io/v1",
+            ("storagemigration.k8s.io/v1beta1", _) => "storagemigration.k8s.io/v1",
+            _ => api_version,
+        };
         self.roots.get(&format!("{api_version} {kind}")).copied()
     }
 

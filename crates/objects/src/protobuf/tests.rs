@@ -85,6 +85,7 @@ fn every_kind_of_kubernetes_own_has_a_form() {
         ("v1", "Binding"),
         ("autoscaling/v1", "Scale"),
         ("policy/v1", "Eviction"),
+        ("policy/v1beta1", "Eviction"),
         ("apps/v1", "DeleteOptions"),
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
     ] {
