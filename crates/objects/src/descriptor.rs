@@ -311,6 +311,8 @@ impl Descriptor {
             if self.builtin {
                 object["status"] = json!({});
             }
+        } else if self.status_subresource && self.builtin {
+            protobuf::settle_status(&self.api_version(), &self.kind, object);
         }
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             // Where nobody counts, it is what the client says.
@@ -378,8 +380,8 @@ impl Descriptor {
         }
         *new = result;
         if self.builtin {
-            protobuf::fill_times(&self.api_version(), &self.kind, new);
             protobuf::settle_status(&self.api_version(), &self.kind, new);
+            protobuf::fill_times(&self.api_version(), &self.kind, new);
         }
         self.strategy.prepare_status_update(new, old);
     }

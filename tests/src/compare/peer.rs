@@ -53,6 +53,8 @@ impl Peer {
                 "10.0.0.0/24",
             ])
             .arg("--allow-privileged=true")
+            // What is served here whether it is asked for or not.
+            .arg("--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

@@ -61,8 +61,12 @@ pub(super) const API_SERVICE: Rules = Rules {
     validate,
     validate_status: |new, _| {
         let conditions = Field::root(new).under(&["status", "conditions"]);
-        let statuses = ["True", "False", "Unknown"];
-        conditions.items().filter_map(|condition| condition.at("status").must_be_one_of(&statuses)).collect()
+        const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
+        let statuses = conditions.items().map(|condition| condition.at("status"));
+        let wrong = statuses.filter(|status| !STATUSES.contains(&status.text()));
+        wrong
+            .map(|status| FieldError::not_supported(status.path.as_str(), status.text(), &STATUSES))
+            .collect()
     },
     path_segment_name: true,
     ..Rules::UNCOUNTED

@@ -28,35 +28,43 @@ pub(crate) fn drop_zeros(api_version: &str, kind: &str, object: &mut Value) {
     }
 }
 
-/// Kinds whose status is settled whoever writes it: those that count what they keep up, and always tell some of the counts.
-const COUNTING: [(&str, &str); 5] = [
-    ("apps/v1", "DaemonSet"),
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "ReplicaSet"),
-    ("apps/v1", "StatefulSet"),
-    ("v1", "ReplicationController"),
-];
-
-/// Gives the status of a kind that counts the form in which its programs write it: without the empty values that they leave out
-/// (`readyReplicas: 0`), with the counts that they always tell (a ReplicaSet's `replicas: 0`). Does nothing for other kinds.
+/// Gives the status of one of Kubernetes' own kinds the form in which its programs write it: without the empty values that they leave
+/// out (`readyReplicas: 0`), with what they always tell (a ReplicaSet's `replicas: 0`, the type of a condition). Does nothing for a kind
+/// that is not known.
 pub(crate) fn settle_status(api_version: &str, kind: &str, object: &mut Value) {
     let table = Table::get();
-    let Some(root) = table.root(api_version, kind).filter(|_| COUNTING.contains(&(api_version, kind))) else {
-        return;
-    };
+    let Some(root) = table.root(api_version, kind) else { return };
     let Message::Fields(fields) = table.message(root) else { return };
     let Some(field) = fields.iter().find(|field| field.name == "status") else { return };
     let Kind::Message(index) = field.kind else { return };
-    let Message::Fields(counts) = table.message(index) else { return };
-    if !object["status"].is_object() {
+    if object["status"].is_null() {
         object["status"] = json!({});
     }
     settle(table, field, object);
-    for count in counts.iter().filter(|count| count.always) {
-        if let Some(zero) = zero(table, count)
-            && let Some(status) = object["status"].as_object_mut()
+    complete(table, index, &mut object["status"]);
+}
+
+/// Adds what is always written of a message, in it and in all that it is made of.
+fn complete(table: &Table, index: usize, owner: &mut Value) {
+    let (Message::Fields(fields), Some(map)) = (table.message(index), owner.as_object_mut()) else { return };
+    for field in fields {
+        if field.always
+            && !map.contains_key(&field.name)
+            && let Some(zero) = zero(table, field)
         {
-            status.entry(&count.name).or_insert(zero);
+            // A list that is not there is written so.
+            map.insert(field.name.clone(), if field.shape == Shape::List { Value::Null } else { zero });
+        }
+        let Kind::Message(inner) = field.kind else { continue };
+        match (field.shape, map.get_mut(&field.name)) {
+            (Shape::One, Some(value)) => complete(table, inner, value),
+            (Shape::List, Some(Value::Array(list))) => {
+                list.iter_mut().for_each(|item| complete(table, inner, item));
+            }
+            (Shape::Map, Some(Value::Object(map))) => {
+                map.values_mut().for_each(|item| complete(table, inner, item));
+            }
+            _ => {}
         }
     }
 }
@@ -259,7 +267,14 @@ mod tests {
         // What may be absent is told even if it is zero, and what is there stays.
         let told = json!({"replicas": 2, "terminatingReplicas": 0, "collisionCount": 0});
         assert_eq!(settled("apps/v1", "Deployment", told.clone()), told);
-        assert_eq!(settled("batch/v1", "Job", json!({"failed": 0})), json!({"failed": 0}));
+        assert_eq!(settled("batch/v1", "Job", json!({"failed": 0, "ready": 0})), json!({"ready": 0}));
+        let odd = json!({"currentHealthy": 0, "disruptedPods": {}, "conditions": [{"type": "A", "observedGeneration": 0}]});
+        let told = json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0,
+            "conditions": [{"type": "A", "status": "", "reason": "", "message": ""}]});
+        assert_eq!(settled("policy/v1", "PodDisruptionBudget", odd), told);
+        let told = json!({"desiredReplicas": 0, "currentMetrics": null});
+        assert_eq!(settled("autoscaling/v2", "HorizontalPodAutoscaler", Value::Null), told);
+        assert_eq!(settled("v1", "Service", json!({})), json!({"loadBalancer": {}}));
     }
 
     #[test]

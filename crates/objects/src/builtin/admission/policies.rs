@@ -7,13 +7,13 @@ use yunfan_cel::Type;
 
 use crate::Object;
 use crate::admission::{Compiler, Sight, change_types};
-use crate::builtin::ColumnSpec;
 use crate::builtin::admission::webhooks::{
     OPERATIONS, match_conditions, match_defaults, request_rule, rule_defaults,
 };
 use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::{METADATA, Rules};
+use crate::builtin::{ColumnSpec, conditions};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, entries, list, set_default, text};
 use crate::meta::{Wrongs, all_wrong, dns_subdomain, dns1035_label, path_segment, qualified_name};
@@ -108,7 +108,9 @@ pub(in crate::builtin) const VALIDATING: Rules = Rules {
     validate_status: |new, _| {
         let warnings = Field::root(new).under(&["status", "typeChecking", "expressionWarnings"]);
         let both = |warning: Field<'_>| ["warning", "fieldRef"].map(|key| warning.at(key).must_be_given(""));
-        warnings.items().flat_map(both).flatten().collect()
+        let told: Vec<FieldError> = warnings.items().flat_map(both).flatten().collect();
+        let all = Field::root(new).under(&["status", "conditions"]);
+        told.into_iter().chain(conditions::validate(&all)).collect()
     },
     ..Rules::BASE
 };
@@ -412,6 +414,9 @@ mod tests {
         let status = json!({"typeChecking": {"expressionWarnings": [{"fieldRef": "spec.x"}]}});
         let found = status_refusal("ValidatingAdmissionPolicy", &stored, status);
         assert!(found.contains("expressionWarnings[0].warning: Required value"), "{found}");
+        let found =
+            status_refusal("ValidatingAdmissionPolicy", &stored, json!({"conditions": [{"type": "A"}]}));
+        assert!(found.contains("conditions[0].status: Unsupported value"), "{found}");
     }
 
     #[test]

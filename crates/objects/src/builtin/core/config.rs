@@ -77,6 +77,10 @@ impl Strategy for NamespaceStrategy {
         crate::lookup::copy_key(new, old, "spec");
     }
 
+    fn prepare_status_update(&self, new: &mut Object, _old: &Object) {
+        set_default(&mut new["status"], "phase", "Active");
+    }
+
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
         let phase = text(new, &["status", "phase"]);
         let (wanted, when) = match new["metadata"]["deletionTimestamp"].is_null() {

@@ -1,5 +1,6 @@
 //! Node.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use crate::builtin::{ColumnSpec, formats, inner, odd, pods, resources};
 use crate::descriptor::Strategy;
 use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::{entries, list, set_default, text};
-use crate::meta::{label_value, qualified_name};
+use crate::meta::{SUBDOMAIN_LIMIT, label_value, qualified_name};
 
 pub(in crate::builtin) const COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
@@ -191,6 +192,7 @@ impl Strategy for NodeStrategy {
         let status = Field::root(new).at("status");
         let mut errors = amounts(&status);
         errors.extend(status.at("addresses").distinct());
+        errors.extend(features(&status.at("declaredFeatures")));
         errors
     }
 
@@ -237,10 +239,55 @@ impl Strategy for NodeStrategy {
     }
 }
 
+/// What is wrong with the names of what a node can do: they are words with capitals, in their order.
+fn features(all: &Field<'_>) -> Vec<FieldError> {
+    const FORM: &str = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes";
+    let word = |(at, word): (usize, &str)| {
+        let first = |c: char| if at == 0 { c.is_ascii_uppercase() } else { c.is_ascii_alphabetic() };
+        word.starts_with(first) && word.chars().all(|c| c.is_ascii_alphanumeric())
+    };
+    let mut errors = Vec::new();
+    let mut before: Option<&str> = None;
+    for feature in all.items() {
+        let name = feature.text();
+        match before.map(|before| before.cmp(name)) {
+            Some(Ordering::Equal) => errors.push(feature.duplicate()),
+            Some(Ordering::Greater) => errors.push(feature.invalid("list must be sorted alphabetically")),
+            _ => {}
+        }
+        before = Some(name);
+        let why = match name {
+            long if long.len() > SUBDOMAIN_LIMIT => "must be no more than 253 characters",
+            name if !name.split('/').enumerate().all(word) => FORM,
+            _ => continue,
+        };
+        errors.push(feature.invalid(format!("invalid feature name {name:?}: {why}")));
+    }
+    errors
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::builtin::tests::{changed, created, kind};
+
+    #[test]
+    fn what_a_node_can_do_has_names_in_their_order() {
+        let told = json!(["Good", "Good", "A/b1", "a", "Z/"]);
+        let found = features(&Field { value: &told, path: "f".to_owned() });
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let beginnings = [
+            "f[1]: Duplicate value: \"Good\"",
+            "f[2]: Invalid value: \"A/b1\": list must be sorted alphabetically",
+            "f[3]: Invalid value: \"a\": invalid feature name \"a\": must start with",
+            "f[4]: Invalid value: \"Z/\": list must be sorted alphabetically",
+            "f[4]: Invalid value: \"Z/\": invalid feature name \"Z/\": must start with",
+        ];
+        assert_eq!(found.len(), beginnings.len(), "{found:#?}");
+        for (found, beginning) in found.iter().zip(beginnings) {
+            assert!(found.starts_with(beginning), "{found}");
+        }
+    }
 
     #[test]
     fn the_older_name_of_the_range_wins() {

@@ -13,8 +13,8 @@ use crate::builtin::rows::{name, since_creation};
 use crate::builtin::{ColumnSpec, diff, formats, inner};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{at, copy_key, entries, list, set_default, text};
-use crate::meta::{all_wrong, dns_subdomain};
+use crate::lookup::{at, copy_key, entries, list, remove, set_default, text};
+use crate::meta::{all_wrong, dns_subdomain, time};
 use crate::{Object, Quantity};
 
 pub(in crate::builtin) const VOLUME_COLUMNS: &[ColumnSpec] = &[
@@ -254,6 +254,21 @@ impl Strategy for VolumeStrategy {
         }
     }
 
+    fn prepare_status_update(&self, new: &mut Object, old: &Object) {
+        const SINCE: &str = "lastPhaseTransitionTime";
+        let status = &mut new["status"];
+        set_default(status, "phase", "Pending");
+        let before = &old["status"];
+        let same = status["phase"] == before["phase"];
+        // Whoever sets the moment itself knows it better.
+        if status[SINCE].is_null() || !same && status[SINCE] == before[SINCE] {
+            status[SINCE] = if same { before[SINCE].clone() } else { json!(time(Timestamp::now())) };
+        }
+        if status[SINCE].is_null() {
+            remove(status, SINCE);
+        }
+    }
+
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         warnings::of_volume(new)
     }
@@ -416,15 +431,19 @@ impl Strategy for ClaimStrategy {
         errors
     }
 
+    fn prepare_status_update(&self, new: &mut Object, _old: &Object) {
+        set_default(&mut new["status"], "phase", "Pending");
+    }
+
     fn prepare_create(&self, claim: &mut Object) {
         claim["status"] = json!({"phase": "Pending"});
         let Some(spec) = claim.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-        copy_data_source(spec);
+        settle_data_source(spec, &Value::Null);
     }
 
-    fn prepare_update(&self, new: &mut Object, _old: &Object) {
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
         if let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) {
-            copy_data_source(spec);
+            settle_data_source(spec, &old["spec"]);
         }
     }
 
@@ -437,20 +456,30 @@ impl Strategy for ClaimStrategy {
     }
 }
 
-/// Each of the two names for where the data comes from is filled in from the other.
-fn copy_data_source(spec: &mut Value) {
+/// Each of the two names for where the data comes from is filled in from the other. Of a claim that had no source until now (`old`), what
+/// the older name could not say is not heard, and a source in another namespace neither, which has to be switched on upstream.
+fn settle_data_source(spec: &mut Value, old: &Value) {
+    const NAMES: [&str; 2] = ["dataSource", "dataSourceRef"];
+    let had = |key: &str| !old[key].is_null();
     let elsewhere = !text(spec, &["dataSourceRef", "namespace"]).is_empty();
-    if let Some(source) = spec.get("dataSource").cloned() {
-        set_default(spec, "dataSourceRef", source);
-    } else if let (Some(mut source), false) = (spec.get("dataSourceRef").cloned(), elsewhere) {
-        crate::lookup::remove(&mut source, "namespace");
-        let copied = matches!(
-            (text(&source, &["apiGroup"]), text(&source, &["kind"])),
-            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
-        );
-        if copied {
-            spec["dataSource"] = source;
+    if elsewhere && !had("dataSourceRef") {
+        remove(spec, "dataSourceRef");
+    }
+    let known = matches!(
+        (text(spec, &["dataSource", "apiGroup"]), text(spec, &["dataSource", "kind"])),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    if !known && spec["dataSourceRef"].is_null() && !NAMES.into_iter().any(had) {
+        remove(spec, "dataSource");
+    }
+    let [source, reference] = NAMES.map(|key| spec.get(key).filter(|source| source.is_object()).cloned());
+    match (source, reference) {
+        (Some(source), None) => spec["dataSourceRef"] = source,
+        (None, Some(mut reference)) if text(&reference, &["namespace"]).is_empty() => {
+            remove(&mut reference, "namespace");
+            spec["dataSource"] = reference;
         }
+        _ => {}
     }
 }
 
