@@ -1,6 +1,5 @@
 //! `yunfan agent`: a node's agent as a process of its own.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let join = &credentials.join;
     let client = credentials.client();
     let settings = Settings::of_node(&client, &instance.dir).await?;
-    let listener = holder::bind(SocketAddr::new(join.address, options.port)).await?;
+    let listener = holder::bind_agent(join.address, options.port).await?;
     let config = yunfan_agent::Config {
         node: join.node.clone(),
         tag: instance.tag.clone(),

@@ -181,7 +181,8 @@ pub(crate) struct AgentOptions {
     /// The file that `yunfan node add` wrote.
     #[arg(long, value_name = "FILE")]
     pub(crate) join: PathBuf,
-    /// Port of the agent's API on the node's address; 0 takes a free one. Others read it from the Node's status.
+    /// Port of the agent's API on the node's address; 0 takes that of kubelets (10250) where it is free, else any. Others read it from
+    /// the Node's status.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub(crate) port: u16,
     /// What runs virtual machines' instructions.

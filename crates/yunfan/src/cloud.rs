@@ -258,7 +258,7 @@ impl AgentSetup<'_> {
     async fn start(&self, listen: IpAddr) -> anyhow::Result<Agent> {
         let address = own_address(listen);
         let user = UserInfo::authenticated(node_user(&self.node), [NODES_GROUP]);
-        let listener = holder::bind(SocketAddr::new(address, 0)).await?;
+        let listener = holder::bind_agent(address, 0).await?;
         let names = [self.node.clone(), address.to_string()];
         let serving = self.authority.shown_server("agent", &node_user(&self.node), &names)?;
         let own = self.authority.shown_client("node", &node_user(&self.node), &[NODES_GROUP])?;

@@ -1,6 +1,6 @@
 //! Who holds a TCP port, for the message that says so.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -17,6 +17,20 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
     }
+}
+
+/// The port that kubelets have.
+const KUBELET_PORT: u16 = 10_250;
+
+/// Binds an agent's listener. Where no port is asked for it is that of kubelets, which people's rules and collectors know, and any other
+/// where that is taken.
+pub(crate) async fn bind_agent(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    if port == 0
+        && let Ok(listener) = TcpListener::bind((address, KUBELET_PORT)).await
+    {
+        return Ok(listener);
+    }
+    bind(SocketAddr::new(address, port)).await
 }
 
 /// A process' command line.
@@ -56,5 +70,12 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let refused = bind(listener.local_addr().unwrap()).await.err().unwrap().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn two_agents_find_a_port_each() {
+        let address = "127.0.0.1".parse().unwrap();
+        let [one, other] = [bind_agent(address, 0).await.unwrap(), bind_agent(address, 0).await.unwrap()];
+        assert_ne!(one.local_addr().unwrap(), other.local_addr().unwrap());
     }
 }

@@ -1,11 +1,13 @@
 //! What a node has and is, as its status says it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use serde_json::{Value, json};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Map, Value, json};
 use yunfan_runtime::{ImageService, RuntimeFeatures};
 
 use super::Abilities;
@@ -34,6 +36,21 @@ pub(super) fn room(node: &Node) -> u32 {
 pub(super) fn tells_room(node: &Node) -> bool {
     let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
     capacity.and_then(|capacity| capacity.get("pods")).is_some_and(|pods| pods.0 == room(node).to_string())
+}
+
+/// What has to change of how much may be had of what others say that the node has (`example.com/gpu`): all that there is, and none of
+/// what there is no more.
+pub(super) fn others(node: &Node) -> Map<String, Value> {
+    let of = |amounts: Option<&BTreeMap<String, Quantity>>| -> BTreeMap<String, String> {
+        let all = amounts.into_iter().flatten().filter(|(name, _)| name.contains('/'));
+        all.map(|(name, amount)| (name.clone(), amount.0.clone())).collect()
+    };
+    let capacity = of(node.status.as_ref().and_then(|status| status.capacity.as_ref()));
+    let allocatable = of(node.status.as_ref().and_then(|status| status.allocatable.as_ref()));
+    let gone = allocatable.keys().filter(|name| !capacity.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), Value::Null));
+    let there = capacity.iter().filter(|(name, amount)| allocatable.get(*name) != Some(*amount));
+    there.map(|(name, amount)| (name.clone(), json!(amount))).chain(gone).collect()
 }
 
 /// What a node has, and what of it workloads may have: memory and disk that would be kept free of them anyway are not promised.
@@ -211,6 +228,19 @@ mod tests {
         let told = handlers(&RuntimeFeatures { strict_groups: true, handlers: vec![own] });
         let can = json!({"recursiveReadOnlyMounts": true, "userNamespaces": false});
         assert_eq!(told, json!([{"name": "", "features": can}]));
+    }
+
+    #[test]
+    fn what_others_say_there_is_may_be_had() {
+        let changes = |capacity: Value, allocatable: Value| {
+            let node = json!({"metadata": {}, "status": {"capacity": capacity, "allocatable": allocatable}});
+            Value::Object(others(&serde_json::from_value(node).unwrap()))
+        };
+        let (two, three) =
+            (json!({"cpu": "2", "a.b/c": "2"}), json!({"cpu": "1", "a.b/c": "3", "d.e/f": "1"}));
+        assert_eq!(changes(two.clone(), json!({"cpu": "1"})), json!({"a.b/c": "2"}));
+        assert_eq!(changes(two.clone(), three), json!({"a.b/c": "2", "d.e/f": null}));
+        assert_eq!(changes(two.clone(), two), json!({}));
     }
 
     #[test]

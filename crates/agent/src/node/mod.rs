@@ -136,7 +136,9 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
             let message = format!("Node {} status is now: {reason}", shared.node);
             shared.recorder.event(&node, Severity::Normal, reason, message);
         }
-        let otherwise = is_ready(&node) == health.ends || !tells_images(&node, &abilities).await;
+        let otherwise = is_ready(&node) == health.ends
+            || !facts::others(&node).is_empty()
+            || !tells_images(&node, &abilities).await;
         if otherwise || told != Some(health) || !tells_room(&node) || written.elapsed() >= STATUS {
             match write_status(&shared, &abilities, &health).await {
                 Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(health)),
@@ -208,8 +210,12 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
     };
     let conditions: Vec<Value> = pressure.chain([ready]).collect();
     let amounts = Amounts::of(&shared.root, room(&current), abilities.pretends);
+    let mut allocatable = amounts.allocatable(&abilities.eviction);
+    for (name, amount) in facts::others(&current) {
+        allocatable[name] = amount;
+    }
     let mut patch = json!({"status": {
-        "capacity": amounts.capacity(), "allocatable": amounts.allocatable(&abilities.eviction),
+        "capacity": amounts.capacity(), "allocatable": allocatable,
         "addresses": [
             {"type": "InternalIP", "address": shared.address},
             {"type": "Hostname", "address": shared.node},
