@@ -34,6 +34,11 @@ SH = """#!/bin/bash-static
 [ "$*" != "-c env" ] || exec /bin/env
 exec -a "$0" /bin/busybox "$@"
 """
+# Nor has it this word of theirs.
+PRINTENV = """#!/bin/bash-static
+[ $# -gt 0 ] || exec /bin/env
+for name; do [ "${!name+set}" ] || exit 1; printf '%s\\n' "${!name}"; done
+"""
 USERS = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUPS = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"
 # Who is in a group that the image says, for the tests of supplementalGroupsPolicy.
@@ -129,12 +134,12 @@ def unpacked_packages(work):
 
 def busybox(root):
     """The entries of a layer with Debian's static busybox, and what any program looks for."""
-    entries = [("bin/bash-static", root / "bin/bash-static", 0o755), ("bin/sh", SH, 0o755)]
+    entries = [("bin/bash-static", root / "bin/bash-static", 0o755), ("bin/sh", SH, 0o755), ("bin/printenv", PRINTENV, 0o755)]
     entries += [(path, None, 0o755) for path in ("bin", "etc", "home", "root", "sbin", "usr", "usr/bin", "usr/sbin", "var", "var/www")]
     entries += [("tmp", None, 0o1777), ("bin/busybox", pathlib.Path(BUSYBOX), 0o755), ("usr/bin/env", "-> ../../bin/busybox", 0o777)]
     entries += [("etc/passwd", USERS, 0o644), ("etc/group", GROUPS, 0o644), ("etc/nsswitch.conf", "hosts: files dns\n", 0o644)]
     names = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
-    return entries + [(f"bin/{name}", "-> busybox", 0o777) for name in names if name not in ("busybox", "sh")]
+    return entries + [(f"bin/{name}", "-> busybox", 0o777) for name in names if name not in ("busybox", "printenv", "sh")]
 
 
 def main():
