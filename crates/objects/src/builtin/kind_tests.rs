@@ -478,12 +478,16 @@ fn claims() {
             ("/spec/storageClassName", json!("A_b"), "spec.storageClassName: Invalid value"),
             ("/spec/volumeMode", json!("Tape"), "spec.volumeMode: Unsupported value: \"Tape\""),
             (
-                "/spec/dataSource",
+                "/spec/dataSourceRef",
                 json!({"kind": "Pod", "name": "x"}),
                 "must be 'PersistentVolumeClaim' when referencing",
             ),
         ],
     );
+    // The older field never named anything else, and is not heard where it does.
+    let mut other = claim.clone();
+    other["spec"]["dataSource"] = json!({"kind": "Pod", "name": "x"});
+    assert_eq!(created(&kind("PersistentVolumeClaim"), other).unwrap()["spec"], made["spec"]);
     assert!(updated(&made, |new| new["spec"]["volumeName"] = json!("v")).is_ok());
     let grow = |new: &mut Object| new["spec"]["resources"]["requests"]["storage"] = json!("2Gi");
     let error = updated(&made, grow).unwrap_err();
