@@ -122,7 +122,7 @@ impl Fields {
 
     /// What they say of a port of an external network; what such a port has not is refused.
     fn outside(&self) -> Result<outer_ports::Wanted<'_>, Fault> {
-        let some = |wanted: bool| wanted.then(|| json!(true));
+        let some = |wanted: bool| wanted.then_some(Value::Bool(true));
         let groups = self.security_groups.as_ref().is_some_and(|all| !all.is_empty());
         let pairs = self.allowed_address_pairs.as_ref().is_some_and(|all| !all.is_empty());
         let policy = self.qos_policy_id.as_ref().is_some_and(Option::is_some);
