@@ -162,6 +162,7 @@ async fn run_kubernetes(context: &Context) {
         bootstrap_token::run(context.clone()),
         budget::run(context.named("controllermanager")),
         certificate::run(context.clone()),
+        certificate::pods::run(context.clone()),
         cronjob::run(context.named("cronjob-controller")),
         daemon::run(context.named("daemonset-controller")),
         deployment::run(context.named("deployment-controller")),

@@ -154,7 +154,18 @@ impl Loop {
         let client = self.context.writer.client();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = kind.api(client, None).list_metadata(&params).await?;
+            let page = match kind.api(client, None).list_metadata(&params).await {
+                Ok(page) => page,
+                Err(error) => {
+                    match rest_of(&error).filter(|rest| params.continue_token.as_ref() != Some(rest)) {
+                        Some(rest) => {
+                            params = params.continue_token(&rest);
+                            continue;
+                        }
+                        None => return Err(error),
+                    }
+                }
+            };
             for object in &page.items {
                 let written = object.resource_version().and_then(|revision| revision.parse::<u64>().ok());
                 if written.is_some_and(|written| written > until) {
@@ -286,10 +297,34 @@ fn word(holds: bool) -> String {
     if holds { "True" } else { "False" }.to_owned()
 }
 
+/// Where a list goes on whose history is gone meanwhile, with what is there now: what is new there was written today anyway.
+fn rest_of(error: &kube::Error) -> Option<String> {
+    let kube::Error::Api(status) = error else { return None };
+    let rest = status.metadata.as_ref()?.continue_.clone()?;
+    (status.code == 410 && !rest.is_empty()).then_some(rest)
+}
+
 /// Whether a refusal may be none a moment later.
 fn passes(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => matches!(status.code, 429 | 500 | 503 | 504),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_goes_on_where_its_history_is_gone() {
+        let error = |code: u16, next: &str| {
+            let status = json!({"status": "Failure", "code": code, "reason": "Expired", "message": "too old",
+                "metadata": {"continue": next}});
+            kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        assert_eq!(rest_of(&error(410, "there")).as_deref(), Some("there"));
+        assert_eq!(rest_of(&error(410, "")), None);
+        assert_eq!(rest_of(&error(500, "there")), None);
     }
 }

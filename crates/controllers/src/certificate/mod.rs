@@ -4,6 +4,7 @@
 //! A request takes its steps in one loop, each from what the object says: approve, sign or fail, remove.
 
 mod expiry;
+pub mod pods;
 mod rules;
 
 use std::net::IpAddr;
