@@ -100,6 +100,8 @@ fn transfer_net(names: &Names, host: &mut Netlink, outer: u32, saved: &mut Saved
 
 /// Those of 169.254.1.0 to 169.254.127.255: far from the metadata address and from what other software picks.
 const TRANSFER_NETS: u32 = 127 * 64;
+/// Where all of them lie.
+const TRANSFERS: &str = "169.254.0.0/17";
 
 fn first_transfer(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0xa9fe_0100 + (number % TRANSFER_NETS) * 4)
@@ -144,7 +146,8 @@ fn route(
 
 /// On the host: pods that leave the cluster do so under the host's address, and so does what the host itself asked of a Service that led it to another
 /// node's pod: nobody there knows the way back to the uplink. The link-local services of the host's
-/// own network (a cloud's metadata, with the host's credentials) are not for them.
+/// own network (a cloud's metadata, with the host's credentials) are not for them, whether the kernel knows a connection of theirs or not;
+/// what another cloud's uplink asked is answered.
 fn host_table(uplink: &Uplink, transfer: Ipv4Addr) -> String {
     let Uplink { names, node_cidr, cluster_cidr, service_cidr, .. } = uplink;
     let (table, link) = (names.host_table(), names.uplink());
@@ -154,7 +157,8 @@ delete table inet {table}
 table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifname \"{link}\" ct direction original ip daddr 169.254.0.0/16 drop
+    iifname \"{link}\" ct direction reply ip daddr {TRANSFERS} accept
+    iifname \"{link}\" ip daddr 169.254.0.0/16 drop
   }}
   chain source {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -225,7 +229,27 @@ mod tests {
         for number in [0, 1, 0xff_ffff, 0xab_cdef] {
             let start = u32::from(first_transfer(number));
             assert!((0xa9fe_0100..0xa9fe_8000).contains(&start) && start % 4 == 0, "{start:x}");
+            let all: Ipv4Net = TRANSFERS.parse().unwrap();
+            assert!(
+                all.contains(&first_transfer(number)) && !all.contains(&Ipv4Addr::new(169, 254, 169, 254))
+            );
         }
+    }
+
+    #[test]
+    fn link_local_addresses_of_the_host_get_answers_alone() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let uplink = Uplink {
+            names: Names::new("0a1b2c").unwrap(),
+            node_cidr: net("10.1.2.0/24"),
+            cluster_cidr: net("10.1.0.0/16"),
+            service_cidr: net("10.2.0.0/16"),
+            mtu: 1500,
+        };
+        let table = host_table(&uplink, Ipv4Addr::new(169, 254, 1, 0));
+        let rules = "iifname \"yf0a1b2cu\" ct direction reply ip daddr 169.254.0.0/17 accept\n    \
+                     iifname \"yf0a1b2cu\" ip daddr 169.254.0.0/16 drop\n  }";
+        assert!(table.contains(rules), "{table}");
     }
 
     #[test]
