@@ -186,6 +186,10 @@ impl Transformer for Encryption {
         opened
     }
 
+    fn names(&self, key: &[u8]) -> bool {
+        self.rules().names(key)
+    }
+
     fn is_stale(&self, key: &[u8], kept: &[u8]) -> bool {
         self.rules().is_stale(key, kept)
     }

@@ -164,6 +164,11 @@ impl Rules {
         }))
     }
 
+    /// See [`yunfan_store::Transformer::names`]: also what is to be kept as it is (`identity`) is named.
+    pub(crate) fn names(&self, key: &[u8]) -> bool {
+        self.rule(key).is_some()
+    }
+
     /// See [`yunfan_store::Transformer::is_stale`].
     pub(crate) fn is_stale(&self, key: &[u8], kept: &[u8]) -> bool {
         match self.writer(key) {
@@ -347,6 +352,7 @@ mod tests {
         assert!(why.contains("the key \"new\" of aesgcm-derived, which is not configured"), "{why}");
         // Another resource is not encrypted, but is read where it was.
         let other = b"/registry/core/configmaps/default/a";
+        assert!(new.names(ONE) && !new.names(other));
         assert!(new.writer(other).is_none() && new.is_stale(other, &after) && !new.is_stale(other, b"{}"));
         let moved = new.open(other, &after).await.unwrap_err();
         assert!(moved.contains("was changed or moved"), "{moved}");

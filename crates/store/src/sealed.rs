@@ -45,6 +45,9 @@ pub trait Transformer: Send + Sync + 'static {
     /// Why it can't be opened, for people.
     async fn open(&self, key: &[u8], sealed: &Bytes) -> Result<Bytes, String>;
 
+    /// Whether anything is said about how the value of this key is to be kept. What is not named stays as it is until it is written.
+    fn names(&self, key: &[u8]) -> bool;
+
     /// Whether the value is kept otherwise than [`Transformer::seal`] would have it now.
     fn is_stale(&self, key: &[u8], kept: &[u8]) -> bool;
 
@@ -98,11 +101,15 @@ impl SealedStore {
         &self.transformer
     }
 
-    /// Whether the value of a key is kept otherwise than it would be if it were written now.
+    /// Whether the value of a key is kept otherwise than it would be if it were written now; where nothing is said about how it is to be
+    /// kept, that is not looked at.
     ///
     /// # Errors
     /// Those of the engine, when the key can't be read.
     pub async fn is_stale(&self, key: &[u8]) -> Result<bool, StoreError> {
+        if !self.transformer.names(key) {
+            return Ok(false);
+        }
         let key = Bytes::copy_from_slice(key);
         let found = self.engine.range(RangeRequest::key(key)).await?;
         Ok(found.kvs.iter().any(|kv| self.transformer.is_stale(&kv.key, &kv.value)))
@@ -289,6 +296,10 @@ mod tests {
                 return Err(format!("key {key} is lost"));
             }
             Ok(sealed[SEALED.len() + 1..].iter().map(|byte| byte ^ 0x55 ^ key).collect())
+        }
+
+        fn names(&self, key: &[u8]) -> bool {
+            !key.starts_with(b"/unnamed")
         }
 
         fn is_stale(&self, _: &[u8], kept: &[u8]) -> bool {

@@ -77,7 +77,8 @@ fn less(count: &str, before: &str) -> String {
         (Ok(count), Ok(before)) => count.saturating_sub(before).to_string(),
         _ => {
             let number = |text: &str| text.parse::<f64>().unwrap_or_default();
-            format!("{:?}", number(count) - number(before))
+            // What counts of one labelled by what is gone and came again may be less than it was.
+            format!("{:?}", (number(count) - number(before)).max(0.0))
         }
     }
 }
@@ -112,5 +113,6 @@ mod tests {
             assert!(later.contains(line), "{line} is not in {later}");
         }
         assert!(later.ends_with("# EOF\n"));
+        assert!(since.of(told(1, 0.25, 0)).contains("took_sum{a=\"b\"} 0.0\n"), "what began anew of itself");
     }
 }
