@@ -34,13 +34,23 @@ pub(crate) fn has_devices() -> bool {
     has_devices_in(&std::fs::read_to_string("/proc/self/mounts").unwrap_or_default())
 }
 
-/// Whether huge pages can be limited.
-pub(crate) fn has_huge_pages() -> bool {
+/// Whether huge pages can be limited in the cgroups below this one, which is there.
+pub(crate) fn limits_huge_pages(cgroup: &str) -> bool {
     if is_v2() {
-        let all = std::fs::read_to_string(Path::new(ROOT).join("cgroup.controllers")).unwrap_or_default();
-        return all.split_whitespace().any(|name| name == "hugetlb");
+        return passes_on(&unified(cgroup), "hugetlb");
     }
-    Path::new(ROOT).join("hugetlb").is_dir()
+    mounts_hugetlb(&std::fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+}
+
+/// Whether a controller of v2 is there for what is in this cgroup.
+fn passes_on(dir: &Path, controller: &str) -> bool {
+    let all = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    all.split_whitespace().any(|name| name == controller)
+}
+
+fn mounts_hugetlb(mounts: &str) -> bool {
+    let at = format!(" {ROOT}/hugetlb cgroup ");
+    mounts.lines().any(|line| line.contains(&at))
 }
 
 fn has_devices_in(mounts: &str) -> bool {
@@ -71,7 +81,7 @@ const CONTROLLERS: [&str; 12] = [
     "perf_event",
 ];
 /// What cgroups of v2 pass on to those below them.
-const V2_CONTROLLERS: [&str; 3] = ["+cpu", "+memory", "+pids"];
+const V2_CONTROLLERS: [&str; 4] = ["+cpu", "+memory", "+pids", "+hugetlb"];
 /// Where the hierarchies are.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -351,6 +361,21 @@ mod tests {
     fn the_controller_of_devices_is_found_among_the_mounts() {
         assert!(has_devices_in("cgroup /sys/fs/cgroup/devices cgroup rw,relatime,devices 0 0\n"));
         assert!(!has_devices_in("cgroup /devices cgroup rw,relatime,cpu 0 0\ntmpfs /x tmpfs devices 0 0\n"));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_where_their_controller_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!passes_on(dir.path(), "hugetlb"), "nothing is told");
+        let controllers = dir.path().join("cgroup.controllers");
+        std::fs::write(&controllers, "cpu memory pids\n").unwrap();
+        assert!(!passes_on(dir.path(), "hugetlb"));
+        std::fs::write(&controllers, "cpu hugetlb pids\n").unwrap();
+        assert!(passes_on(dir.path(), "hugetlb"));
+        assert!(mounts_hugetlb("cgroup /sys/fs/cgroup/hugetlb cgroup rw,relatime,hugetlb 0 0\n"));
+        assert!(!mounts_hugetlb(
+            "cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\nhugetlbfs /dev/hugepages hugetlbfs rw 0 0\n"
+        ));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use crate::devices;
 use crate::error::{Result, RuntimeError};
 use crate::image::ImageConfig;
 use crate::types::{ContainerConfig, Propagation, RunUser, SandboxConfig};
-use crate::{cgroup, devices};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,6 +76,8 @@ pub(crate) struct Input<'a> {
     pub(crate) cgroup: &'a str,
     /// Only the unified hierarchy is here: it can be shown inside with one mount.
     pub(crate) unified: bool,
+    /// Whether huge pages can be limited in the container's cgroup.
+    pub(crate) huge_pages: bool,
     /// Where the container's own cgroup is in v1's hierarchies, and where each is shown inside.
     pub(crate) cgroup_views: &'a [(PathBuf, PathBuf)],
 }
@@ -129,7 +131,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "namespaces": namespaces(input),
             "cgroupsPath": format!("/{}", input.cgroup),
             "devices": given,
-            "resources": resources(config, own.rules, input.unified),
+            "resources": resources(input, own.rules),
             "maskedPaths": hidden(masked_paths()),
             "readonlyPaths": read_only,
         },
@@ -197,8 +199,8 @@ fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<String> 
     }
 }
 
-fn resources(config: &ContainerConfig, devices: Vec<Value>, unified: bool) -> Value {
-    let resources = &config.resources;
+fn resources(input: &Input<'_>, devices: Vec<Value>) -> Value {
+    let (config, resources) = (input.config, &input.config.resources);
     let mut rules = vec![json!({"allow": config.privileged, "access": "rwm"})];
     rules.extend(devices);
     let mut all = json!({
@@ -206,11 +208,11 @@ fn resources(config: &ContainerConfig, devices: Vec<Value>, unified: bool) -> Va
         "devices": rules,
         "pids": {"limit": resources.pids_limit.unwrap_or(crate::DEFAULT_PIDS_LIMIT)},
     });
-    if unified {
+    if input.unified {
         // A container that takes too much memory ends as a whole, as with the kubelet: half of one is of no use.
         all["unified"] = json!({"memory.oom.group": "1"});
     }
-    if !resources.huge_limits.is_empty() && cgroup::has_huge_pages() {
+    if input.huge_pages && !resources.huge_limits.is_empty() {
         let limits = resources.huge_limits.iter();
         let limits = limits.map(|(size, limit)| json!({"pageSize": page_name(*size), "limit": limit}));
         all["hugepageLimits"] = limits.collect();
@@ -335,6 +337,7 @@ mod tests {
                 pod_dir: Path::new("/p"),
                 cgroup: "c",
                 unified: true,
+                huge_pages: true,
                 cgroup_views: &[],
             })
             .unwrap()
@@ -351,6 +354,12 @@ mod tests {
         };
         assert_eq!([score(-997), score(-499), score(2000)], [-500, -499, 1000]);
         assert_eq!([2 << 20, 1 << 30, 64 << 10].map(page_name), ["2MB", "1GB", "64KB"]);
+        let huge = |given: Value| given["linux"]["resources"].get("hugepageLimits").cloned();
+        let huge_limits = [(2 << 20, 0), (1 << 30, 1 << 31)].into();
+        let resources = crate::types::Resources { huge_limits, ..Default::default() };
+        let limits = made(ContainerConfig { resources, ..ContainerConfig::default() }, None);
+        let told = json!([{"pageSize": "2MB", "limit": 0}, {"pageSize": "1GB", "limit": 1u64 << 31}]);
+        assert_eq!((huge(limits), huge(plain)), (Some(told), None));
         let free = ContainerConfig { privileged: true, ..ContainerConfig::default() };
         let free = made(free, Some(7));
         assert_eq!(free["process"]["noNewPrivileges"], false);
@@ -407,6 +416,7 @@ mod tests {
             pod_dir: Path::new("/p"),
             cgroup: "c",
             unified: true,
+            huge_pages: true,
             cgroup_views: &[],
         })
         .unwrap();
@@ -448,6 +458,7 @@ mod tests {
             pod_dir: Path::new("/p"),
             cgroup: "c",
             unified: false,
+            huge_pages: false,
             cgroup_views: &[],
         };
         assert_eq!(environment(&input), ["PATH=/x", "HOSTNAME=h", "A=2", "AB=3"]);

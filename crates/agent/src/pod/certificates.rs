@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodCertificateProjection, ServiceAcc
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use yunfan_client::Writer;
+use yunfan_client::{Recorder, Severity, Writer};
 use yunfan_identity::pki;
 
 use super::read;
@@ -26,11 +26,18 @@ const DEFAULT_SECONDS: i32 = 24 * 3600;
 /// How soon a renewal that came to nothing is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 /// How soon it is looked whether a signer has decided, beside the watch that tells of it.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(300);
+/// Renewals begin up to so much later than the signer says, that not all of a node begin at once.
+const SPREAD: Duration = Duration::from_secs(300);
+
+/// What events of requests that came to nothing are called, as kubelets call them.
+const DENIED: &str = "Denied";
+const FAILED: &str = "Failed";
 
 /// The certificates of this node's Pods.
 pub(crate) struct Certificates {
     writer: Writer,
+    recorder: Recorder,
     node: String,
     known: Mutex<HashMap<Key, Known>>,
 }
@@ -62,8 +69,8 @@ struct Asked {
 }
 
 impl Certificates {
-    pub(super) fn new(writer: Writer, node: &str) -> Self {
-        Self { writer, node: node.to_owned(), known: Mutex::default() }
+    pub(super) fn new(writer: Writer, recorder: Recorder, node: &str) -> Self {
+        Self { writer, recorder, node: node.to_owned(), known: Mutex::default() }
     }
 
     /// What is good now, and when it is to be looked at again.
@@ -92,11 +99,18 @@ impl Certificates {
             }
             // The old one is as good until its end.
             (come, Some(given)) if now < given.ends_at => {
-                if let Err(error) = come {
-                    tracing::warn!(%error, pod = %key.0, "a Pod's certificate could not be renewed, it is tried again");
-                    return Ok((given, RETRY));
-                }
-                Ok((given, WAIT))
+                let refused = known.asked.is_some_and(|asked| asked.refused.is_some());
+                let again = match come {
+                    // That is the signer's last word: there is nothing to do before the Pod has no certificate any more.
+                    Err(_) if refused => Duration::MAX,
+                    Err(error) => {
+                        tracing::warn!(%error, pod = %key.0, "a Pod's certificate could not be renewed, it is tried again");
+                        RETRY
+                    }
+                    Ok(()) => WAIT,
+                };
+                let end = left(now, given.ends_at);
+                Ok((given, again.min(end)))
             }
             (Err(error), _) => Err(error),
             (Ok(()), _) => {
@@ -130,9 +144,13 @@ impl Certificates {
             match found.map_err(api)?.items.pop() {
                 Some(request) => {
                     match end_of(&asked.name, request.status.unwrap_or_default(), &asked.key) {
-                        Ok(Some(given)) => *known = Known { given: Some(given), asked: None },
+                        Ok(Some(mut given)) => {
+                            given.renew_at = spread(&given, rand::random());
+                            *known = Known { given: Some(given), asked: None };
+                        }
                         Ok(None) => {}
-                        Err(why) => {
+                        Err((how, why)) => {
+                            self.recorder.event(pod, Severity::Warning, how, why.clone());
                             asked.refused = Some(why.clone());
                             return Err(What::Refused(why));
                         }
@@ -204,23 +222,40 @@ impl Certificates {
     }
 }
 
-/// What a signer made of a request: a certificate, nothing yet, or why there will be none.
-fn end_of(name: &str, status: PodCertificateRequestStatus, key: &str) -> Result<Option<Given>, String> {
+/// What a signer made of a request: a certificate, nothing yet, or how and why there will be none.
+fn end_of(
+    name: &str,
+    status: PodCertificateRequestStatus,
+    key: &str,
+) -> Result<Option<Given>, (&'static str, String)> {
     let mut conditions = status.conditions.iter().flatten();
     let Some(end) = conditions.find(|one| matches!(one.type_.as_str(), "Issued" | "Denied" | "Failed"))
     else {
         return Ok(None);
     };
     if end.type_ != "Issued" {
-        let how = end.type_.to_lowercase();
-        return Err(format!("PodCertificateRequest {name:?} was {how}: {}: {}", end.reason, end.message));
+        let how = if end.type_ == "Denied" { DENIED } else { FAILED };
+        let why = format!(
+            "PodCertificateRequest {name:?} was {}: {}: {}",
+            how.to_lowercase(),
+            end.reason,
+            end.message
+        );
+        return Err((how, why));
     }
     let (Some(chain), Some(renew_at), Some(ends_at)) =
         (status.certificate_chain, status.begin_refresh_at, status.not_after)
     else {
-        return Err(format!("PodCertificateRequest {name:?} was issued without a certificate or its times"));
+        let why = format!("PodCertificateRequest {name:?} was issued without a certificate or its times");
+        return Err((FAILED, why));
     };
     Ok(Some(Given { key: key.to_owned(), chain, renew_at: renew_at.0, ends_at: ends_at.0 }))
+}
+
+/// When a renewal begins that begins at a share (0 to 1) of the time that it may be put off for: no more than a quarter of what is left then.
+fn spread(given: &Given, share: f64) -> Timestamp {
+    let most = SPREAD.min(left(given.renew_at, given.ends_at) / 4);
+    given.renew_at.checked_add(most.mul_f64(share)).unwrap_or(given.renew_at)
 }
 
 /// How long it is from now until then.
@@ -249,12 +284,18 @@ mod tests {
     fn a_signers_word_is_final() {
         assert_eq!(end_of("r", PodCertificateRequestStatus::default(), "k"), Ok(None));
         let why = end_of("r", status("Denied", json!({})), "k").unwrap_err();
-        assert_eq!(why, "PodCertificateRequest \"r\" was denied: Because: of that");
-        assert!(end_of("r", status("Issued", json!({})), "k").is_err());
+        assert_eq!(why, ("Denied", "PodCertificateRequest \"r\" was denied: Because: of that".to_owned()));
+        assert_eq!(end_of("r", status("Failed", json!({})), "k").unwrap_err().0, "Failed");
+        assert_eq!(end_of("r", status("Issued", json!({})), "k").unwrap_err().0, "Failed");
         let times = json!({"certificateChain": "c", "beginRefreshAt": "2026-01-02T00:00:00Z", "notAfter": "2026-01-03T00:00:00Z"});
         let given = end_of("r", status("Issued", times), "k").unwrap().unwrap();
         assert_eq!((given.key.as_str(), given.chain.as_str()), ("k", "c"));
         assert!(given.renew_at < given.ends_at);
+        let put_off = |given: &Given, share| left(given.renew_at, spread(given, share));
+        assert_eq!(put_off(&given, 0.0), Duration::ZERO);
+        assert_eq!(put_off(&given, 0.5), Duration::from_secs(150));
+        let brief = Given { ends_at: "2026-01-02T00:06:40Z".parse().unwrap(), ..given };
+        assert_eq!(put_off(&brief, 1.0), Duration::from_secs(100));
     }
 
     /// An API server with one account, one node and the requests that are made of it, which a signer answers at the second look.
@@ -305,8 +346,9 @@ mod tests {
                 Ok::<_, std::io::Error>(Response::new(Body::from(answer.into_bytes())))
             }
         });
-        let writer = Writer::new(kube::Client::new(service, "default"), "test");
-        let certificates = Certificates::new(writer, "n");
+        let client = kube::Client::new(service, "default");
+        let recorder = Recorder::new(client.clone(), "test", None);
+        let certificates = Certificates::new(Writer::new(client, "test"), recorder, "n");
         let pod: Pod = serde_json::from_value(
             json!({"metadata": {"namespace": "ns", "name": "p", "uid": "u"}, "spec": {"containers": []}}),
         )
@@ -333,6 +375,24 @@ mod tests {
             (&json!("u"), &json!("account-uid"), &json!("node-uid"))
         );
         assert_eq!(made[0]["metadata"]["ownerReferences"][0]["uid"], "u");
+        let renews = async |refused: Option<&str>| {
+            *server.looks.lock().unwrap() = 0;
+            let (renew_at, ends_at) =
+                (Timestamp::now(), Timestamp::now() + jiff::SignedDuration::from_hours(2));
+            let old = Given { renew_at, ends_at, ..given.clone() };
+            let asked = Asked {
+                name: "req-n-1".to_owned(),
+                key: "k".to_owned(),
+                refused: refused.map(str::to_owned),
+            };
+            let known = Known { given: Some(old.clone()), asked: Some(asked) };
+            certificates.lock().insert(("u".to_owned(), "v".to_owned(), 0), known);
+            let (given, again) = get().await.unwrap();
+            assert_eq!(given, old, "the old one is good");
+            again
+        };
+        assert_eq!(renews(None).await, WAIT);
+        assert!(renews(Some("denied")).await > Duration::from_secs(7000), "no pass before the end");
         let other = PodCertificateProjection { key_type: "RSA4096".to_owned(), ..source.clone() };
         let refused = certificates.get(&pod, "v", 1, &other).await.unwrap_err().to_string();
         assert!(refused.contains("RSA4096"), "{refused}");

@@ -319,7 +319,7 @@ impl Pods {
         mounts.node.push(self.message_mount(pod, container, attempt)?);
         let mut resources = resources::cgroup(Some(&resources::effective(pod, container)));
         resources.pids_limit = self.shared.settings.max_pids;
-        resources.huge_limits = resources::huge_limits(container);
+        resources.huge_limits = resources::huge_limits(pod, container);
         resources.oom_score_adj = Some(resources::oom_score(pod, container, &allocatable));
         let mut config = ContainerConfig {
             name: container.name.clone(),

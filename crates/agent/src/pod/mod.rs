@@ -216,7 +216,7 @@ impl Pods {
             machines: shared.placed(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
-            certificates: Certificates::new(shared.writer.clone(), &shared.node),
+            certificates: Certificates::new(shared.writer.clone(), shared.recorder.clone(), &shared.node),
             persistent,
             memory,
             logs: Logs::new(&shared.root, shared.settings.logs.as_deref()),

@@ -80,16 +80,22 @@ pub(crate) fn cgroup(requirements: Option<&ResourceRequirements>) -> Resources {
     values(cpu_request, cpu_limit, of(limits, "memory"))
 }
 
-/// How much a container may have of each size of huge pages that the node has: of those that it does not ask for, nothing.
-pub(crate) fn huge_limits(container: &Container) -> BTreeMap<u64, u64> {
-    let limits = container.resources.as_ref().and_then(|of| of.limits.as_ref());
+/// How much a container may have of each size of huge pages that the node has: of those that neither it nor the Pod as a whole asks for,
+/// nothing.
+pub(crate) fn huge_limits(pod: &Pod, container: &Container) -> BTreeMap<u64, u64> {
     let mut all: BTreeMap<u64, u64> =
         pages::of_node().iter().filter(|pool| pool.pages > 0).map(|pool| (pool.page_bytes, 0)).collect();
-    for (name, limit) in limits.into_iter().flatten() {
-        let bytes = milli(limit).and_then(|milli| u64::try_from(milli / 1000).ok());
-        all.extend(pages::size_in(name).zip(bytes));
-    }
+    // One that names any has what it names alone.
+    let own = huge_pages(container.resources.as_ref());
+    all.extend(if own.is_empty() { huge_pages(whole(pod)) } else { own });
     all
+}
+
+/// The limits of huge pages, bytes, by the size of the pages.
+fn huge_pages(requirements: Option<&ResourceRequirements>) -> BTreeMap<u64, u64> {
+    let limits = requirements.and_then(|of| of.limits.as_ref()).into_iter().flatten();
+    let bytes = |limit| milli(limit).and_then(|milli| u64::try_from(milli / 1000).ok());
+    limits.filter_map(|(name, limit)| pages::size_in(name).zip(bytes(limit))).collect()
 }
 
 /// The cgroup values of a Pod: among Pods, CPU is shared out by what all containers of each ask for together, and where each of them
@@ -308,6 +314,15 @@ mod tests {
         assert_eq!((values(1).memory_limit_bytes, values(1).cpu_quota_us), (Some(64 << 20), Some(100_000)));
         assert_eq!(values(1).cpu_shares, Some(1024), "a limit is a request where there is none");
         assert_eq!(qos_class(&pod), "Guaranteed");
+        let mut huge = pod.clone();
+        let limit = BTreeMap::from([("hugepages-2Mi".to_owned(), Quantity("8Mi".to_owned()))]);
+        huge.spec.as_mut().unwrap().resources.as_mut().unwrap().limits.as_mut().unwrap().extend(limit);
+        assert_eq!(huge_limits(&huge, &containers[1]).get(&(2 << 20)), Some(&(8 << 20)));
+        let mut named = containers[0].clone();
+        let of_container = BTreeMap::from([("hugepages-2Mi".to_owned(), Quantity("4Mi".to_owned()))]);
+        named.resources.as_mut().unwrap().limits = Some(of_container);
+        assert_eq!(huge_limits(&huge, &named).get(&(2 << 20)), Some(&(4 << 20)), "its own");
+        assert!(huge_limits(&pod, &containers[1]).values().all(|limit| *limit == 0));
         // Half of the 48 MiB that no container asks for is each one's.
         let mut burstable = pod.clone();
         let whole = burstable.spec.as_mut().unwrap().resources.as_mut().unwrap();

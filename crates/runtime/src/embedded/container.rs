@@ -170,6 +170,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         pod_dir: &pod.dir,
         cgroup: &cgroup,
         unified,
+        huge_pages: cgroup::limits_huge_pages(&inner.cgroup_of_pod(&parts.id.pod_uid)),
         cgroup_views: &cgroup::views(&cgroup),
     })?;
     link_layers(&bundle.join("l"), &layers)?;
