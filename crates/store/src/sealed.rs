@@ -349,6 +349,10 @@ mod tests {
             }
         }
         assert_eq!(seen[2], (Bytes::from("again"), Some(Bytes::from("plain"))));
+        engine.txn(Txn::put("/unnamed", "plain")).await.unwrap();
+        let stale =
+            [store.is_stale(b"/old").await, store.is_stale(b"/new").await, store.is_stale(b"/unnamed").await];
+        assert_eq!(stale.map(Result::unwrap), [true, false, false], "of what is not named nothing is read");
         let refused = store.txn(Txn::put("/new", "k8s:enc:x")).await.unwrap_err();
         assert!(refused.to_string().contains("/new"), "{refused}");
     }
