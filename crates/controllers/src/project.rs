@@ -114,7 +114,13 @@ impl Loop {
         if home == Some(name) {
             return Ok(());
         }
-        crate::quota::fill(&self.quotas, &self.context.writer, name).await?;
+        match crate::quota::fill(&self.quotas, &self.context.writer, name).await {
+            // What is wrong with the default limits must not keep new projects from their namespaces.
+            Err(kube::Error::Api(status)) if [400, 403, 422].contains(&status.code) => {
+                tracing::warn!(project = name, %status, "the default limits cannot be given to a project");
+            }
+            other => drop(other?),
+        }
         let patch = json!({"status": {"namespace": name}});
         match self.context.writer.merge_status::<Project>(None, name, &patch).await {
             Err(error) if !is_not_found(&error) => Err(error),

@@ -79,6 +79,7 @@ impl Appender {
         let mut done = 0;
         while let Some(direct) = self.direct.as_ref().filter(|_| done < bytes.len()) {
             match direct.write_at(&bytes[done..], self.written + done as u64) {
+                Ok(0) => self.direct = None,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // What was written so far ends within a block, or blocks are larger here than anywhere known.

@@ -1,6 +1,6 @@
 //! Quotas: the ResourceQuota of a project, as Nova and Neutron show and set it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
 use k8s_openapi::api::core::v1::ResourceQuota;
@@ -22,6 +22,8 @@ use crate::{directory, ids};
 pub(crate) const UNLIMITED: i64 = -1;
 /// The highest limit, as OpenStack's services have it.
 const MOST: i64 = i32::MAX as i64;
+/// How often a change is tried again that another made at the same time.
+const ATTEMPTS: usize = 20;
 
 /// One limit: OpenStack's name, the key in a ResourceQuota, and how many of the key's units one of OpenStack's is.
 #[derive(Clone, Copy)]
@@ -190,10 +192,31 @@ async fn counted(session: &Session, namespace: &str, limit: &Limit) -> Result<i6
     })
 }
 
+/// Whether a namespace has such limits of its own, or has none where others have the default ones.
+pub(crate) async fn has_own(session: &Session, namespace: &str, limits: &[Limit]) -> Result<bool, Fault> {
+    let quotas = session.within::<ResourceQuota>(namespace);
+    let Some(quota) = quotas.get_opt(names::PROJECT_QUOTA).await? else { return Ok(false) };
+    let (default, free) = (keys(&quota, names::DEFAULT_LIMITS), keys(&quota, names::NO_LIMITS));
+    let is = |all: &[String], key: &str| all.iter().any(|one| one == key);
+    Ok(limits
+        .iter()
+        .any(|limit| is(&free, limit.key) || there_has(&quota, limit.key) && !is(&default, limit.key)))
+}
+
 /// A list of keys in an annotation.
 fn keys(quota: &ResourceQuota, annotation: &str) -> Vec<String> {
     let text = quota.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// The one class that projects are of; others can be named, and limit nobody.
+pub(crate) const DEFAULT_CLASS: &str = "default";
+
+/// What is told of limits for another class.
+pub(crate) fn no_class(class: &str) -> Fault {
+    Fault::bad(format!(
+        "{class} is not supported: the one class of projects is {DEFAULT_CLASS}, and single ones are limited by os-quota-sets."
+    ))
 }
 
 /// The default limits: what a project has that says nothing else. They are no secret, and nobody's.
@@ -214,7 +237,8 @@ async fn default_quota(session: &Session) -> Result<BTreeMap<String, Quantity>, 
 /// Sets default limits; -1 takes one away. Projects that say nothing else have them a moment later.
 pub(crate) async fn write_defaults(session: &Session, wanted: &[(Limit, i64)]) -> Result<(), Fault> {
     let quotas = session.within::<ResourceQuota>(names::SYSTEM_NAMESPACE);
-    put(&quotas, names::DEFAULT_QUOTA, hard(wanted)?, json!({})).await
+    let hard = hard(wanted)?;
+    put(&quotas, names::DEFAULT_QUOTA, |_| (hard.clone(), json!({}))).await
 }
 
 fn hard(wanted: &[(Limit, i64)]) -> Result<Map<String, Value>, Fault> {
@@ -236,51 +260,63 @@ pub(crate) async fn write(session: &Session, namespace: &str, wanted: &[(Limit, 
 async fn change(
     session: &Session,
     namespace: &str,
-    mut hard: Map<String, Value>,
-    mut from_default: Vec<String>,
-    mut free: Vec<String>,
+    hard: Map<String, Value>,
+    from_default: Vec<String>,
+    free: Vec<String>,
 ) -> Result<(), Fault> {
     let quotas = session.within::<ResourceQuota>(namespace);
-    let there = quotas.get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
-    let untouched = |annotation: &str| {
-        let all = keys(&there, annotation).into_iter();
-        all.filter(|key| !hard.contains_key(key)).collect::<Vec<String>>()
-    };
-    let (known, unlimited) = (untouched(names::DEFAULT_LIMITS), untouched(names::NO_LIMITS));
-    from_default.extend(known);
-    free.extend(unlimited);
-    from_default.sort();
-    free.sort();
-    let list = |keys: &[String]| if keys.is_empty() { Value::Null } else { json!(json!(keys).to_string()) };
-    let annotations = json!({names::DEFAULT_LIMITS: list(&from_default), names::NO_LIMITS: list(&free)});
-    hard.retain(|key, value| !value.is_null() || there_has(&there, key));
-    put(&quotas, names::PROJECT_QUOTA, hard, annotations).await
+    put(&quotas, names::PROJECT_QUOTA, |there| {
+        let list = |annotation: &str, new: &[String]| {
+            let untouched = keys(there, annotation).into_iter().filter(|key| !hard.contains_key(key));
+            let all: BTreeSet<String> = untouched.chain(new.iter().cloned()).collect();
+            if all.is_empty() { Value::Null } else { json!(json!(all).to_string()) }
+        };
+        let annotations = json!({
+            names::DEFAULT_LIMITS: list(names::DEFAULT_LIMITS, &from_default),
+            names::NO_LIMITS: list(names::NO_LIMITS, &free),
+        });
+        let mut hard = hard.clone();
+        hard.retain(|key, value| !value.is_null() || there_has(there, key));
+        (hard, annotations)
+    })
+    .await
 }
 
 fn there_has(quota: &ResourceQuota, key: &str) -> bool {
     quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).is_some_and(|hard| hard.contains_key(key))
 }
 
-/// Merges limits into a quota, or makes it.
+/// Merges limits and annotations into a quota, or makes it. What they are is asked again where another changed it meanwhile: its lists of
+/// keys are written as a whole.
 async fn put(
     quotas: &Api<ResourceQuota>,
     name: &str,
-    mut hard: Map<String, Value>,
-    mut annotations: Value,
+    change: impl Fn(&ResourceQuota) -> (Map<String, Value>, Value),
 ) -> Result<(), Fault> {
-    let patch = json!({"metadata": {"annotations": annotations}, "spec": {"hard": hard}});
-    match quotas.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        other => return Ok(other.map(drop)?),
+    for _ in 0..ATTEMPTS {
+        let there = quotas.get_opt(name).await?;
+        let (mut hard, mut annotations) = change(there.as_ref().unwrap_or(&ResourceQuota::default()));
+        let done = if let Some(there) = there {
+            let metadata =
+                json!({"annotations": annotations, "resourceVersion": there.metadata.resource_version});
+            let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"hard": hard}}));
+            quotas.patch(name, &PatchParams::default(), &patch).await
+        } else {
+            hard.retain(|_, value| !value.is_null());
+            if let Some(all) = annotations.as_object_mut() {
+                all.retain(|_, value| !value.is_null());
+            }
+            let quota =
+                json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"hard": hard}});
+            let quota: ResourceQuota = crate::body::parse_value(quota)?;
+            quotas.create(&PostParams::default(), &quota).await
+        };
+        match done {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return Ok(other.map(drop)?),
+        }
     }
-    hard.retain(|_, value| !value.is_null());
-    if let Some(all) = annotations.as_object_mut() {
-        all.retain(|_, value| !value.is_null());
-    }
-    let quota = json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"hard": hard}});
-    let quota: ResourceQuota = crate::body::parse_value(quota)?;
-    quotas.create(&PostParams::default(), &quota).await?;
-    Ok(())
+    Err(Fault::conflict("The limits are being changed by many at once; try again."))
 }
 
 fn quantity(limit: &Limit, value: i64) -> Result<Option<String>, Fault> {

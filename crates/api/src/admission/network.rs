@@ -335,18 +335,23 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
     need_network(view, attempt, plan, &owner, &network)?;
     mac(view, attempt, &owner, &network)?;
     let subnets = view.list(GROUP, "subnets", &owner);
-    let ranges: Vec<Range> = subnets
+    let on_network: Vec<_> = subnets
         .iter()
         .filter(|s| s.value()["spec"]["network"] == network.as_str())
         .filter(|s| s.value()["metadata"]["deletionTimestamp"].is_null())
-        .filter(|s| is_for(s.value(), attempt.object))
-        .filter_map(|s| Range::of(s.value()))
         .collect();
+    let held = attempt.old.and_then(|old| old["spec"]["fixedIps"].as_array().cloned()).unwrap_or_default();
+    // What a port has it keeps, whatever its subnet is for by now.
+    let is_held = |subnet: &Value| held.iter().any(|fixed| fixed["subnet"] == subnet["metadata"]["name"]);
+    let usable: Vec<_> =
+        on_network.iter().filter(|s| is_for(s.value(), attempt.object) || is_held(s.value())).collect();
+    if usable.is_empty() && !on_network.is_empty() {
+        return Err(attempt.conflict("no subnet of the network is for ports of this kind (serviceTypes)"));
+    }
+    let ranges: Vec<Range> = usable.into_iter().filter_map(|s| Range::of(s.value())).collect();
     let mut taken = view.cache.claims().under(&network_addresses(&owner, &network));
-    for held in
-        attempt.old.into_iter().flat_map(|old| old["spec"]["fixedIps"].as_array().into_iter().flatten())
-    {
-        taken.remove(held["ip"].as_str().unwrap_or_default());
+    for fixed in &held {
+        taken.remove(fixed["ip"].as_str().unwrap_or_default());
     }
     let given = attempt.object["spec"]["fixedIps"].as_array().cloned().unwrap_or_default();
     let given = if given.is_empty() && !ranges.is_empty() { vec![json!({})] } else { given };

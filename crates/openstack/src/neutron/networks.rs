@@ -243,17 +243,25 @@ pub(super) fn object_name(display: Option<&str>) -> &str {
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.network;
     fields.check()?;
-    turn(&session, &id, fields.external).await?;
-    if let Some((network, context)) = outer(&session, &id).await? {
+    // What it has become is another object, with revisions of its own: what the request wanted of them was looked at then.
+    if turn(&session, &id, fields.external).await? {
+        return change::beside(rewrite(&session, &id, fields)).await;
+    }
+    rewrite(&session, &id, fields).await
+}
+
+/// Changes what a network is called, and what it does.
+async fn rewrite(session: &Session, id: &str, fields: Fields) -> Answer {
+    if let Some((network, context)) = outer(session, id).await? {
         fields.unlimited()?;
         fields.everybodys()?;
         fields.always_up()?;
         only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
-        let network = external::change(&session, &network, fields.name, fields.description).await?;
+        let network = external::change(session, &network, fields.name, fields.description).await?;
         return Ok(ok(&json!({"network": context.external_view(&network)})));
     }
-    let (network, _) = find(&session, &id).await?;
-    let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
+    let (network, _) = find(session, id).await?;
+    let policy = qos::chosen(session, fields.qos_policy_id.as_ref()).await?;
     let shared = fields.sharing(&network.spec.shared_with)?;
     let changes = Changes::default()
         .set("sharedWith", shared.map(|shares| json!(shares)))
@@ -268,21 +276,34 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         StatusCode::CONFLICT if fault.message.contains("shared with") => fault.named("InvalidSharedSetting"),
         _ => fault,
     })?;
-    let (_, context) = find(&session, &id).await?;
+    let (_, context) = find(session, id).await?;
     Ok(ok(&json!({"network": context.network_view(&network)})))
 }
 
-/// Makes a tenant's network an external one, or an external one a tenant's, where a request wants it to be that.
-async fn turn(session: &Session, id: &str, external: Option<bool>) -> Result<(), Fault> {
-    let Some(external) = external else { return Ok(()) };
+/// Makes a tenant's network an external one, or an external one a tenant's, where a request wants it to be that. Answers whether it did.
+async fn turn(session: &Session, id: &str, external: Option<bool>) -> Result<bool, Fault> {
+    let Some(external) = external else { return Ok(false) };
     match outer(session, id).await? {
-        Some((network, _)) if !external => external::to_tenant(session, &network).await,
+        Some((network, _)) if !external => {
+            // What was begun before and did not come to its end.
+            if let Ok((half, context)) = find(session, id).await {
+                remove_own(session, &half, &context).await?;
+            }
+            external::to_tenant(session, &network).await?;
+        }
+        // Where it was made an external one before and the end of it was not reached, it is taken away now.
+        Some(_) => match find(session, id).await {
+            Ok((network, context)) => remove_own(session, &network, &context).await?,
+            Err(fault) if fault.status == StatusCode::NOT_FOUND => return Ok(false),
+            Err(fault) => return Err(fault),
+        },
         None if external => {
             let (network, context) = find(session, id).await?;
-            external::to_outside(session, &network, &context).await
+            external::to_outside(session, &network, &context).await?;
         }
-        _ => Ok(()),
+        None => return Ok(false),
     }
+    Ok(true)
 }
 
 /// `DELETE /networks/{id}`: with its subnets, but not while a port is on it.

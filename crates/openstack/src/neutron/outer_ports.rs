@@ -1,7 +1,6 @@
 //! Ports of external networks: outer addresses that are kept for what has them outside of the cloud. Each is a FloatingIp that leads nowhere,
 //! so that an address has one holder, whatever it is. No server is on such a port: nodes route outer addresses, and have no link to them.
 
-use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{ExternalNetwork, FloatingIp, FloatingIpSpec, OuterDevice};
@@ -10,7 +9,7 @@ use super::floating::taken;
 use super::networks::target;
 use super::view::Context;
 use crate::auth::Session;
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::Fault;
 use crate::ids;
 
@@ -139,7 +138,7 @@ pub(super) async fn change(
 /// Gives its address back.
 pub(super) async fn remove(session: &Session, ip: &FloatingIp) -> Result<(), Fault> {
     let ips = session.within::<FloatingIp>(ids::namespace(ip));
-    ips.delete(ids::name(ip), &DeleteParams::default()).await?;
+    ips.delete(ids::name(ip), &change::deletion(ip)?).await?;
     Ok(())
 }
 

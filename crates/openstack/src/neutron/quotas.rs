@@ -11,7 +11,7 @@ use yunfan_resources::iam::Project;
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::Answer;
-use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
+use crate::quota::{self, Limit, NETWORK, Usage};
 use crate::versions::ok;
 use crate::{directory, ids};
 
@@ -27,8 +27,8 @@ pub(super) async fn list(session: Session) -> Answer {
     let mut sets = Vec::new();
     for project in ids::list(&session.global::<Project>()).await? {
         let Some(namespace) = directory::home(&project) else { continue };
-        let usages = quota::read(&session, namespace, &NETWORK).await?;
-        if usages.iter().any(|(_, usage)| usage.limit != UNLIMITED) {
+        if quota::has_own(&session, namespace, &NETWORK).await? {
+            let usages = quota::read(&session, namespace, &NETWORK).await?;
             let mut set = view(&usages, |usage| json!(usage.limit));
             set.insert("project_id".into(), json!(project.id()));
             set.insert("tenant_id".into(), json!(project.id()));
@@ -48,7 +48,7 @@ pub(super) async fn show(session: Session, Path(project): Path<String>) -> Answe
 /// `GET /quotas/{project}/default`
 pub(super) async fn defaults(session: Session, Path(project): Path<String>) -> Answer {
     quota::namespace_named(&session, &project).await?;
-    let usages = NETWORK.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    let usages = quota::defaults(&session, &NETWORK).await?;
     Ok(ok(&json!({"quota": view(&usages, |usage| json!(usage.limit))})))
 }
 

@@ -18,6 +18,7 @@ use crate::Ctx;
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::microversion::Microversion;
+use crate::ruled::Whole;
 
 /// The microversion that ended the paths.
 const ENDED: Microversion = Microversion(36);
@@ -53,6 +54,8 @@ pub(super) struct Neutron {
     service: Arc<Router>,
     token: HeaderValue,
     peer: Option<PeerAddress>,
+    /// The path that was asked for, by which a token's access rules judge.
+    whole: Option<Whole>,
 }
 
 impl Neutron {
@@ -64,6 +67,7 @@ impl Neutron {
             service: parts.extensions.get::<Service>().ok_or_else(gone)?.0.clone(),
             token: parts.headers.get(TOKEN).cloned().ok_or_else(Fault::unauthorized)?,
             peer: parts.extensions.get::<PeerAddress>().copied(),
+            whole: parts.extensions.get::<Whole>().cloned(),
         })
     }
 }
@@ -110,6 +114,9 @@ impl Neutron {
             .map_err(|error| unreadable(error.to_string()))?;
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
+        }
+        if let Some(whole) = &self.whole {
+            request.extensions_mut().insert(whole.clone());
         }
         let response = match Router::clone(&self.service).oneshot(request).await {
             Ok(response) => response,

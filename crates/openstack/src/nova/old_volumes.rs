@@ -15,6 +15,7 @@ use crate::Ctx;
 use crate::auth::{self, RequestId};
 use crate::error::Fault;
 use crate::microversion::Microversion;
+use crate::ruled::Whole;
 use crate::versions::json_response;
 
 /// The microversion that ended them.
@@ -87,6 +88,7 @@ async fn asked(door: &Ctx, cinder: Router, mut request: Request) -> Result<Respo
     kept.insert(Microversion(0));
     request.extensions().get::<PeerAddress>().copied().map(|peer| kept.insert(peer));
     request.extensions().get::<RequestId>().cloned().map(|id| kept.insert(id));
+    request.extensions().get::<Whole>().cloned().map(|whole| kept.insert(whole));
     *request.extensions_mut() = kept;
     let response = match cinder.oneshot(request).await {
         Ok(response) => response.map(Body::new),

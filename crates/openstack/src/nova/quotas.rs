@@ -9,7 +9,9 @@ use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
-use crate::quota::{self, COMPUTE, COMPUTE_FILES, COMPUTE_NETWORK, Limit, NETWORK, UNLIMITED, Usage};
+use crate::quota::{
+    self, COMPUTE, COMPUTE_FILES, COMPUTE_NETWORK, DEFAULT_CLASS, Limit, NETWORK, UNLIMITED, Usage,
+};
 use crate::versions::ok;
 
 /// The limits that a version shows.
@@ -107,9 +109,6 @@ fn limits_of_class(version: Microversion) -> Vec<Limit> {
     limits
 }
 
-/// The one class that projects are of; others can be named, and limit nobody.
-const DEFAULT_CLASS: &str = "default";
-
 async fn class_set(
     session: &Session,
     version: Microversion,
@@ -156,9 +155,7 @@ pub(super) async fn set_class(
     if class == DEFAULT_CLASS {
         quota::write_defaults(&session, &wanted).await?;
     } else if wanted.iter().any(|(_, limit)| *limit != UNLIMITED) {
-        return Err(Fault::bad(format!(
-            "{class} is not supported: the one class of projects is {DEFAULT_CLASS}, and single ones are limited by os-quota-sets."
-        )));
+        return Err(quota::no_class(&class));
     }
     Ok(ok(&json!({"quota_class_set": class_set(&session, version, &class).await?})))
 }

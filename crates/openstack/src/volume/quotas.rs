@@ -10,7 +10,7 @@ use super::type_specs::admin_only;
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
-use crate::quota::{self, Limit, STORAGE, UNLIMITED, Usage};
+use crate::quota::{self, DEFAULT_CLASS, Limit, STORAGE, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of what is not limited: shown as unlimited.
@@ -43,10 +43,10 @@ pub(super) async fn show(session: Session, params: Params, Path(project): Path<S
     Ok(ok(&set))
 }
 
-/// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
+/// `GET /os-quota-sets/{project}/defaults`
 pub(super) async fn defaults(session: Session, Path(project): Path<String>) -> Answer {
     quota::namespace_named(&session, &project).await?;
-    let usages = STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    let usages = quota::defaults(&session, &STORAGE).await?;
     Ok(ok(&view(&project, &usages, |usage| json!(usage.limit))))
 }
 
@@ -76,16 +76,19 @@ pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Ans
     Ok(StatusCode::OK.into_response())
 }
 
-/// The set of limits of a class of projects. There is one, the default, and it limits nothing.
-fn class_set() -> Map<String, Value> {
-    let usages = STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
-    quota::view(&usages, &UNCOUNTED, |usage| json!(usage.limit))
+/// The limits of a class of projects: there is one that projects are of; others can be named, and limit nobody.
+async fn class_set(session: &Session, class: &str) -> Result<Map<String, Value>, Fault> {
+    let usages = match class {
+        DEFAULT_CLASS => quota::defaults(session, &STORAGE).await?,
+        _ => STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 })).to_vec(),
+    };
+    Ok(quota::view(&usages, &UNCOUNTED, |usage| json!(usage.limit)))
 }
 
 /// `GET /os-quota-class-sets/{class}`
 pub(super) async fn class(session: Session, Path(class): Path<String>) -> Answer {
     admin_only(&session, "volume_extension:quota_classes:get")?;
-    let mut set = class_set();
+    let mut set = class_set(&session, &class).await?;
     set.insert("id".into(), json!(class));
     Ok(ok(&json!({"quota_class_set": set})))
 }
@@ -96,18 +99,20 @@ pub(super) struct ClassBody {
     quota_class_set: Map<String, Value>,
 }
 
-/// `PUT /os-quota-class-sets/{class}`: what is there can be said again; other limits than none have no place to be kept.
-pub(super) async fn set_class(session: Session, Json(body): Json<ClassBody>) -> Answer {
+/// `PUT /os-quota-class-sets/{class}`: the limits of projects that have none of their own.
+pub(super) async fn set_class(
+    session: Session,
+    Path(class): Path<String>,
+    Json(body): Json<ClassBody>,
+) -> Answer {
     admin_only(&session, "volume_extension:quota_classes:update")?;
-    let set = class_set();
-    for (name, value) in &body.quota_class_set {
-        if name != "id" && set.get(name) != Some(value) {
-            return Err(Fault::bad(format!(
-                "{name}={value} is not supported: limits are set for each project (os-quota-sets), and a new project has none."
-            )));
-        }
+    let wanted = quota::wanted(&STORAGE, &UNCOUNTED, &body.quota_class_set)?;
+    if class == DEFAULT_CLASS {
+        quota::write_defaults(&session, &wanted).await?;
+    } else if wanted.iter().any(|(_, limit)| *limit != UNLIMITED) {
+        return Err(quota::no_class(&class));
     }
-    Ok(ok(&json!({"quota_class_set": set})))
+    Ok(ok(&json!({"quota_class_set": class_set(&session, &class).await?})))
 }
 
 /// `GET /limits`

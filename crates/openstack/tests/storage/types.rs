@@ -196,12 +196,24 @@ async fn what_is_used_is_told_without_limits_too() {
     assert_eq!(told("volumes"), (json!(-1), json!(2)));
     assert_eq!(told("gigabytes"), (json!(-1), json!(4)));
     assert_eq!(told("snapshots"), (json!(-1), json!(0)));
-    // New projects have no limits, and that is all that there is of classes.
+    // Projects that have no limits of their own have those of the one class that there is.
     let class = "/volume/v3/os-quota-class-sets/default";
     assert_eq!(admin.get(class).await["quota_class_set"]["volumes"], -1);
-    admin.must(200, "PUT", class, json!({"quota_class_set": {"volumes": -1}})).await;
-    admin.must(400, "PUT", class, json!({"quota_class_set": {"volumes": 10}})).await;
+    let ten = json!({"quota_class_set": {"volumes": 10}});
+    assert_eq!(admin.must(200, "PUT", class, ten.clone()).await["quota_class_set"]["volumes"], 10);
+    let default = format!("/volume/v3/os-quota-sets/{project}/defaults");
+    assert_eq!(admin.get(&default).await["quota_set"]["volumes"], 10);
+    admin.must(400, "PUT", "/volume/v3/os-quota-class-sets/gold", ten).await;
+    admin.must(400, "PUT", class, json!({"quota_class_set": {"backups": 10}})).await;
     demo.must(403, "GET", class, Value::Null).await;
+    // Neutron knows Nova's default limits of networks' things, and lists projects with limits of their own alone.
+    let compute = "/compute/v2.1/os-quota-class-sets/default";
+    admin.must(200, "PUT", compute, json!({"quota_class_set": {"floating_ips": 7}})).await;
+    let network = "/network/v2.0/quotas";
+    assert_eq!(admin.get(&format!("{network}/{project}/default")).await["quota"]["floatingip"], 7);
+    assert_eq!(admin.get(network).await["quotas"], json!([]));
+    admin.must(200, "PUT", &format!("{network}/{project}"), json!({"quota": {"port": -1}})).await;
+    assert_eq!(admin.get(network).await["quotas"][0]["project_id"], project.as_str());
 }
 
 #[tokio::test]

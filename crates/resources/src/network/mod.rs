@@ -227,6 +227,7 @@ pub struct PortSpec {
     pub mac_address: Option<String>,
     /// Addresses; one of each Subnet's family is chosen when none is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub fixed_ips: Vec<FixedIp>,
     /// The workload that holds the port; none while it is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]

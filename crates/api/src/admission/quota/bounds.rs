@@ -42,12 +42,14 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan
     let joined = group(attempt.object).filter(|name| attempt.old.and_then(group) != Some(*name));
     let Some(name) = joined else { return Ok(()) };
     let Some((quota, limit)) = least(view, attempt, QUOTA_GROUP_MEMBERS) else { return Ok(()) };
+    // Who joins at the same moment counts anew: taken before the members are.
+    let generation = generation_key(attempt.namespace);
+    plan.unchanged(generation.clone(), view.cache.claims().revision(&generation));
+    plan.put(generation, attempt.name.to_owned());
     let machines = view.list("compute.yunfan.io", "virtualmachines", attempt.namespace);
     let members = machines.iter().filter(|one| group(&one.decode_stored()) == Some(name)).count() as i128;
     if members >= limit {
         return refuse(quota, QUOTA_GROUP_MEMBERS, 1, members, limit);
     }
-    // Who joins at the same moment counts anew.
-    plan.put(generation_key(attempt.namespace), attempt.name.to_owned());
     Ok(())
 }
