@@ -384,7 +384,8 @@ async fn what_is_wrong_is_said_in_each_services_words() {
     assert!(answer.status == 400 && text(&answer.body["error"]["message"]).contains("name"));
     let long = json!({"network": {"name": "x".repeat(2 << 20)}});
     assert_eq!(wrong("/network/v2.0/networks", long).await.status, 413);
-    for path in ["/compute/v2.1/nothing", "/network/v2.0/trunks", "/image/v2/tasks", "/identity/v3/trusts"] {
+    for path in ["/compute/v2.1/nothing", "/network/v2.0/trunks", "/image/v2/nothing", "/identity/v3/trusts"]
+    {
         assert_eq!(admin.ask("GET", path, Value::Null).await.status, 404, "{path}");
     }
     let unknown = send(
