@@ -136,6 +136,7 @@ async fn leaves_under_the_hosts_address(cloud: &Cloud, node: &NodeNetworks) {
         format!("addr add 198.51.100.1/30 dev {link}"),
         format!("link set {link} up"),
         format!("-n {ns} addr add 198.51.100.2/30 dev eth0"),
+        format!("-n {ns} link set lo up"),
         format!("-n {ns} link set eth0 up"),
         format!("-n {ns} addr add {far}/32 dev eth0"),
         format!("route add {far}/32 dev {link}"),
