@@ -254,10 +254,14 @@ impl Strategy for VolumeStrategy {
         }
     }
 
-    fn prepare_status_update(&self, new: &mut Object, old: &Object) {
+    fn prepare_status_update(&self, new: &mut Object, _old: &Object) {
+        set_default(&mut new["status"], "phase", "Pending");
+    }
+
+    // The moment is the server's word, and nobody's field.
+    fn keep_of_status(&self, new: &mut Object, old: &Object) {
         const SINCE: &str = "lastPhaseTransitionTime";
         let status = &mut new["status"];
-        set_default(status, "phase", "Pending");
         let before = &old["status"];
         let same = status["phase"] == before["phase"];
         // Whoever sets the moment itself knows it better.
