@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use yunfan_disks::{Disk, DiskStore, VolumeDriver};
 use yunfan_hypervisor::{Disk as Plug, VmState, Volume as Plugged};
 use yunfan_resources::compute::{RunState, VirtualMachine, VmResources};
+use yunfan_resources::image::Image;
 use yunfan_resources::storage::MAX_VOLUMES;
 
 use super::volumes::{ROOT, hypervisors_disk, limits};
@@ -212,6 +213,15 @@ impl Machines {
     ) -> Result<Ready, MachineError> {
         let shelved = machine.spec.shelved_image.as_deref().filter(|_| !machine.is_rebuilding());
         let name = shelved.or(machine.spec.image.as_deref()).unwrap_or_default();
+        if let Some(name) = shelved {
+            let namespace = machine.metadata.namespace.as_deref().unwrap_or_default();
+            let image = self.images.of(namespace, name);
+            if !is_its_own(machine, name, image.as_deref()) {
+                return Err(MachineError::Image(format!(
+                    "spec.shelvedImage names {name}, which is no image of this machine's disk: name the one that is"
+                )));
+            }
+        }
         let image = self.images.ready(machine.metadata.namespace.as_deref(), name).await?;
         let (size, virtual_size) = (u64::from(resources.disk_gib) * GIB, image.virtual_size_bytes);
         if resources.disk_gib > 0 && size < virtual_size {
@@ -222,6 +232,14 @@ impl Machines {
         }
         Ok(image)
     }
+}
+
+/// Whether an image that a machine was shelved into by this name is its own, or is still to be heard of.
+fn is_its_own(machine: &VirtualMachine, name: &str, image: Option<&Image>) -> bool {
+    !name.contains('/')
+        && image.is_none_or(|image| {
+            image.shelved().is_some() && image.shelved() == machine.metadata.uid.as_deref()
+        })
 }
 
 #[cfg(test)]
@@ -248,6 +266,19 @@ mod tests {
             assert_eq!(machine_of(&owner), UID, "{owner}");
         }
         assert_ne!(root_owner(UID, 1), root_owner(UID, 2));
+    }
+
+    #[test]
+    fn a_disk_is_made_of_no_other_machines_image() {
+        let vm = machine(0, 0);
+        let mut image = Image::new("kept", Default::default());
+        assert!(!is_its_own(&vm, "kept", Some(&image)), "it is anybody's");
+        image.mark_shelved("another");
+        assert!(!is_its_own(&vm, "kept", Some(&image)));
+        image.mark_shelved(UID);
+        assert!(is_its_own(&vm, "kept", Some(&image)));
+        assert!(is_its_own(&vm, "kept", None), "it may come yet");
+        assert!(!is_its_own(&vm, "others/kept", None), "it is of another project");
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ mod rbac;
 mod scopes;
 mod security;
 mod service;
+mod shelved;
 mod storage;
 mod usage;
 
@@ -206,6 +207,7 @@ pub(crate) fn fill(
     pods::fill(view, attempt, plan)?;
     compute::admit(view, attempt)?;
     images::admit(view, attempt, plan)?;
+    shelved::admit(view, attempt, plan)?;
     storage::admit(view, attempt, plan)?;
     Ok(given)
 }

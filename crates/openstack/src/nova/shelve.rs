@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::DeleteParams;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{RunState, VirtualMachine};
+use yunfan_resources::compute::{RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::{Image, ImagePhase};
 
 use super::actions::admin_only;
@@ -33,7 +33,20 @@ fn stands(vm: &VirtualMachine, action: &str, states: &[&str]) -> Result<(), Faul
 pub(super) async fn shelve(session: &Session, vm: VirtualMachine) -> Answer {
     unlocked(session, &vm)?;
     stands(&vm, "shelve", &STATES)?;
+    came_back(&vm)?;
     kept(session, vm, "shelve", &STATES).await
+}
+
+/// A server that was shelved before has run since: until then what it was shelved into may be the only copy of its disk.
+fn came_back(vm: &VirtualMachine) -> Result<(), Fault> {
+    let phase = vm.status.as_ref().map(|status| status.phase);
+    if vm.spec.shelved_image.is_none() || matches!(phase, Some(VmPhase::Active | VmPhase::Paused)) {
+        return Ok(());
+    }
+    Err(Fault::conflict(format!(
+        "Cannot 'shelve' instance {}: it has not run since it was unshelved. Start it first.",
+        vm.id()
+    )))
 }
 
 /// `shelveOffload`: a shelved server leaves its node as soon as it can, so this is for one whose image there is not, or could not be made.
@@ -76,6 +89,9 @@ async fn kept(session: &Session, vm: VirtualMachine, action: &str, states: &[&st
     let images = session.within::<Image>(ids::namespace(&vm));
     let changed = record::change(session, vm, action, |vm| {
         stands(vm, action, states)?;
+        if vm.spec.run_state != RunState::Shelved {
+            came_back(vm)?;
+        }
         Ok(json!({"runState": RunState::Shelved, "markedError": false, "shelvedImage": name}))
     });
     if let Err(fault) = changed.await {
@@ -161,4 +177,23 @@ async fn place(
         return Err(Fault::bad(format!("Compute host {host} could not be found.")));
     }
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use yunfan_resources::compute::VirtualMachineStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_shelved_again_only_once_it_has_run() {
+        let mut vm = VirtualMachine::new("vm", Default::default());
+        let status = |phase| Some(VirtualMachineStatus { phase, ..VirtualMachineStatus::default() });
+        vm.status = status(VmPhase::Stopped);
+        assert!(came_back(&vm).is_ok(), "it never was shelved");
+        vm.spec.shelved_image = Some("web-shelved".into());
+        assert!(came_back(&vm).is_err(), "its disk may be there alone");
+        vm.status = status(VmPhase::Active);
+        assert!(came_back(&vm).is_ok());
+    }
 }
