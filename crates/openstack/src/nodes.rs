@@ -87,6 +87,11 @@ async fn send(
         .unwrap_or(text);
     tracing::info!(node, path, %status, %message, "an agent refused a request");
     Err(match status.as_u16() {
+        // As in Glance. A 503 would have clients send once more what they have read to its end.
+        507 => Fault::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The storage of node {node} is full: {message}"),
+        ),
         // 401 and 403 are about the cloud's own certificate, not about the client.
         401 | 403 | 500.. => Fault::new(
             StatusCode::SERVICE_UNAVAILABLE,
