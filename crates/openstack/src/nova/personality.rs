@@ -56,7 +56,7 @@ mod tests {
         let made = files(&[raw("/etc/motd", "aGVs\nbG8=")]).unwrap();
         assert_eq!((made[0].path.as_str(), made[0].contents.as_str()), ("/etc/motd", "aGVsbG8="));
         let status = |given: &[RawFile]| files(given).unwrap_err().status.as_u16();
-        assert_eq!(status(&[raw("/a", "no base64")]), 400);
+        assert_eq!(status(&[raw("/a", "no!base64")]), 400);
         assert_eq!(status(&vec![raw("/a", ""); 6]), 403);
         assert_eq!(status(&[raw(&"a".repeat(256), "")]), 403);
         assert_eq!(status(&[raw("/a", &STANDARD.encode(vec![0; MAX_BYTES + 1]))]), 403);
