@@ -206,11 +206,8 @@ async fn what_is_used_is_told_without_limits_too() {
     admin.must(400, "PUT", "/volume/v3/os-quota-class-sets/gold", ten).await;
     admin.must(400, "PUT", class, json!({"quota_class_set": {"backups": 10}})).await;
     demo.must(403, "GET", class, Value::Null).await;
-    // Neutron knows Nova's default limits of networks' things, and lists projects with limits of their own alone.
-    let compute = "/compute/v2.1/os-quota-class-sets/default";
-    admin.must(200, "PUT", compute, json!({"quota_class_set": {"floating_ips": 7}})).await;
+    // Neutron lists projects with limits of their own alone.
     let network = "/network/v2.0/quotas";
-    assert_eq!(admin.get(&format!("{network}/{project}/default")).await["quota"]["floatingip"], 7);
     assert_eq!(admin.get(network).await["quotas"], json!([]));
     admin.must(200, "PUT", &format!("{network}/{project}"), json!({"quota": {"port": -1}})).await;
     assert_eq!(admin.get(network).await["quotas"][0]["project_id"], project.as_str());
