@@ -104,7 +104,7 @@ def network(cloud, given):
         "network": {"project_network_cidr": "10.100.0.0/16", "project_network_mask_bits": 28, "build_timeout": 60},
         "network-feature-enabled": {
             "api_extensions": ",".join(aliases), "port_security": truth("port-security" in aliases), "floating_ips": truth("router" in aliases),
-            "ipv6": "false", "ipv6_subnet_attributes": "false", "port_admin_state_change": "true",
+            "ipv6": "true", "ipv6_subnet_attributes": "true", "port_admin_state_change": "true",
         },
         # Machines are looked into where they can be reached: by a floating address, over ssh.
         "validation": {

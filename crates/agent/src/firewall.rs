@@ -1,10 +1,10 @@
 //! SecurityGroups, QosPolicies and Ports → what the ports of a network may say and hear.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use yunfan_network::{Guard, Mac, Policy, Qos, Rate, Rule, RuleGroup, RuleMatch, RulePeer};
@@ -13,6 +13,9 @@ use yunfan_resources::network::{
 };
 
 use crate::members::addresses;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 /// What there is of objects, as far as the rules of a network have to do with it.
 pub(crate) struct Objects<'a> {
@@ -46,7 +49,8 @@ pub(crate) fn policy(
             routes.iter().filter(|(_, by)| guard.ips.contains(by)).map(|(range, _)| *range).collect();
     }
     // A further range does not stand for the addresses of other ports in it, which are known only if all are told.
-    if guards.iter().all(|guard| guard.pairs.is_empty() && guard.behind.is_empty()) {
+    if guards.iter().all(|guard| guard.pairs.is_empty() && guard.pairs6.is_empty() && guard.behind.is_empty())
+    {
         guards.retain(|guard| {
             !guard.up || !guard.secured || guard.groups.is_some() || guard.qos != Qos::default()
         });
@@ -74,9 +78,14 @@ fn groups(objects: &Objects<'_>, held: &BTreeSet<String>) -> Vec<RuleGroup> {
         held.contains(&name) || remote.contains(&name)
     });
     let mut told: Vec<RuleGroup> = told
-        .map(|group| RuleGroup {
+        .map(|group| {
+            let members = members(space(&group.metadata), &group.name_any(), objects.ports);
+            (group, members)
+        })
+        .map(|(group, members)| RuleGroup {
             uid: named(group),
-            members: members(space(&group.metadata), &group.name_any(), objects.ports),
+            members: members.iter().copied().filter_map(four).collect(),
+            members6: members.iter().copied().filter_map(six).collect(),
             rules: group.spec.rules.iter().filter_map(|it| rule(space(&group.metadata), it)).collect(),
         })
         .collect();
@@ -87,7 +96,8 @@ fn groups(objects: &Objects<'_>, held: &BTreeSet<String>) -> Vec<RuleGroup> {
         .filter(|(name, _)| ranges.contains(name))
         .map(|(uid, set)| RuleGroup {
             uid,
-            members: set.spec.addresses.iter().filter_map(|text| range(text)).collect(),
+            members: set.spec.addresses.iter().filter_map(|text| four(range(text)?)).collect(),
+            members6: set.spec.addresses.iter().filter_map(|text| six(range(text)?)).collect(),
             rules: Vec::new(),
         })
         .collect();
@@ -112,7 +122,7 @@ fn address_group(namespace: &str, name: &str) -> String {
 }
 
 fn guard(port: &Port) -> Option<Guard> {
-    let (mac, ips) = addresses(port).ok()?;
+    let (mac, ips, ips6) = addresses(port).ok()?;
     let own = |name: &String| group_name(space(&port.metadata), name);
     let mut groups: Option<Vec<String>> =
         port.spec.security_groups.as_ref().map(|groups| groups.iter().map(own).collect());
@@ -124,9 +134,11 @@ fn guard(port: &Port) -> Option<Guard> {
         port_uid: port.uid()?,
         mac,
         ips,
+        ips6,
         up: port.spec.admin_state_up.unwrap_or(true),
         secured: port.spec.is_secured(),
-        pairs: pairs(port),
+        pairs: pairs(port, four),
+        pairs6: pairs(port, six),
         behind: Vec::new(),
         groups,
         qos: Qos::default(),
@@ -152,44 +164,63 @@ pub(crate) fn qos(policy: &QosPolicy) -> Qos {
     }
 }
 
-fn pairs(port: &Port) -> Vec<(Ipv4Net, Option<Mac>)> {
+/// Of one family.
+fn pairs<N>(port: &Port, of: fn(IpNet) -> Option<N>) -> Vec<(N, Option<Mac>)> {
     let pairs = port.spec.allowed_address_pairs.iter();
     pairs
-        .filter_map(|pair| Some((range(&pair.ip)?, pair.mac.as_deref().and_then(|mac| mac.parse().ok()))))
+        .filter_map(|pair| {
+            Some((of(range(&pair.ip)?)?, pair.mac.as_deref().and_then(|mac| mac.parse().ok())))
+        })
         .collect()
 }
 
 /// A range, or an address as the range of itself.
-fn range(text: &str) -> Option<Ipv4Net> {
-    text.parse::<Ipv4Net>()
-        .ok()
-        .map(|net| net.trunc())
-        .or_else(|| text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from))
+fn range(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
+    net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+fn four(net: IpNet) -> Option<Ipv4Net> {
+    match net {
+        IpNet::V4(net) => Some(net),
+        IpNet::V6(_) => None,
+    }
+}
+
+fn six(net: IpNet) -> Option<Ipv6Net> {
+    match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(net),
+    }
 }
 
 /// Every address that members of a group have, on whatever network.
-fn members(namespace: &str, group: &str, ports: &[Arc<Port>]) -> Vec<Ipv4Net> {
+fn members(namespace: &str, group: &str, ports: &[Arc<Port>]) -> Vec<IpNet> {
     let own = ports.iter().filter(|port| space(&port.metadata) == namespace);
     let members = own.filter(|port| port.spec.memberships().contains(&group));
-    let all: BTreeSet<Ipv4Net> = members
+    let all: BTreeSet<IpNet> = members
         .flat_map(|port| {
             let own = port.spec.fixed_ips.iter().filter_map(|fixed| range(fixed.ip.as_deref()?));
-            own.chain(pairs(port).into_iter().map(|(net, _)| net)).collect::<Vec<_>>()
+            own.chain(pairs(port, Some).into_iter().map(|(net, _)| net)).collect::<Vec<_>>()
         })
         .collect();
     all.into_iter().collect()
 }
 
-/// None for what no packet here can match: IPv6, and rules that make no sense, which the API server refuses.
+/// None for rules that make no sense, which the API server refuses.
 fn rule(namespace: &str, rule: &SecurityGroupRule) -> Option<Rule> {
-    if rule.ether_type == EtherType::IPv6 || rule.check().is_err() {
+    if rule.check().is_err() {
         return None;
     }
+    let v6 = rule.ether_type == EtherType::IPv6;
+    // As in Neutron, ICMP is that of the rule's own family.
+    let protocol =
+        rule.protocol_number().ok()?.map(|number| if v6 && number == ICMP { ICMPV6 } else { number });
     let number = |value: Option<i32>| value.and_then(|value| u16::try_from(value).ok());
     let (low, high) = (number(rule.port_range_min), number(rule.port_range_max));
-    let matches = match (rule.protocol_number().ok()?, low, high) {
+    let matches = match (protocol, low, high) {
         (None, _, _) => RuleMatch::Any,
-        (Some(1), Some(kind), code) => {
+        (Some(number), Some(kind), code) if number == if v6 { ICMPV6 } else { ICMP } => {
             RuleMatch::Icmp(u8::try_from(kind).ok()?, code.and_then(|code| u8::try_from(code).ok()))
         }
         (Some(number), Some(low), Some(high)) if rule.has_ports() => RuleMatch::Ports(number, low, high),
@@ -198,10 +229,13 @@ fn rule(namespace: &str, rule: &SecurityGroupRule) -> Option<Rule> {
     let peer = match (&rule.remote_group, &rule.remote_address_group, &rule.remote_cidr) {
         (Some(group), _, _) => RulePeer::Group(group_name(namespace, group)),
         (None, Some(group), _) => RulePeer::Group(address_group(namespace, group)),
-        (None, None, Some(cidr)) => RulePeer::Range(range(cidr)?),
+        (None, None, Some(cidr)) => match range(cidr)? {
+            IpNet::V4(net) => RulePeer::Range(net),
+            IpNet::V6(net) => RulePeer::Range6(net),
+        },
         (None, None, None) => RulePeer::Any,
     };
-    Some(Rule { ingress: rule.direction == Direction::Ingress, matches, peer })
+    Some(Rule { ingress: rule.direction == Direction::Ingress, v6, matches, peer })
 }
 
 #[cfg(test)]
@@ -252,8 +286,8 @@ mod tests {
         let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
         assert_eq!(members, ["10.0.0.2/32", "10.0.0.3/32", "10.0.0.4/32"]);
         let rules = &policy.groups[0].rules;
-        assert_eq!(rules.len(), 2, "those of IPv6 let nothing pass: {rules:?}");
-        assert_eq!(rules[1].peer, RulePeer::Group("acme/default".into()));
+        assert_eq!(rules.iter().map(|rule| rule.v6).collect::<Vec<_>>(), [false, true, false, true]);
+        assert_eq!(rules[2].peer, RulePeer::Group("acme/default".into()));
     }
 
     #[test]
@@ -309,7 +343,9 @@ mod tests {
         assert!(told.guards.iter().all(|guard| guard.up) && off.guards.iter().all(|guard| !guard.up));
         assert_eq!(told.groups.len(), 2, "{:?}", told.groups);
         let members: Vec<String> = told.groups[1].members.iter().map(ToString::to_string).collect();
-        assert_eq!(members, ["192.0.2.0/24"], "no packet has an address of IPv6");
+        assert_eq!(members, ["192.0.2.0/24"]);
+        let members: Vec<String> = told.groups[1].members6.iter().map(ToString::to_string).collect();
+        assert_eq!(members, ["2001:db8::/64"]);
         assert_eq!(told.groups[0].rules[0].peer, RulePeer::Group(told.groups[1].uid.clone()));
     }
 
@@ -326,7 +362,16 @@ mod tests {
         assert_eq!(of(web), Some((RuleMatch::Ports(6, 80, 81), RulePeer::Any)));
         let gre = json!({"direction": "egress", "protocol": "47"});
         assert_eq!(of(gre), Some((RuleMatch::Protocol(47), RulePeer::Any)));
-        assert_eq!(of(json!({"direction": "egress", "etherType": "IPv6"})), None);
+        assert_eq!(
+            of(json!({"direction": "egress", "etherType": "IPv6"})),
+            Some((RuleMatch::Any, RulePeer::Any))
+        );
+        let ping = json!({"direction": "ingress", "etherType": "IPv6", "protocol": "icmp", "portRangeMin": 128,
+            "remoteCidr": "2001:db8::/64"});
+        let range = RulePeer::Range6("2001:db8::/64".parse().expect("a range"));
+        assert_eq!(of(ping), Some((RuleMatch::Icmp(128, None), range)));
+        let all = json!({"direction": "ingress", "etherType": "IPv6", "protocol": "icmp"});
+        assert_eq!(of(all), Some((RuleMatch::Protocol(58), RulePeer::Any)));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_network::{
-    NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule, SubnetConfig, Tap,
-    TapAttach,
+    NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule, Subnet6Config,
+    SubnetConfig, Tap, TapAttach,
 };
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
@@ -27,7 +27,7 @@ use yunfan_resources::network::{
     network_place, workload_port,
 };
 
-use crate::members::{addresses, members, subnet_config};
+use crate::members::{addresses, for_pod, members, subnet_config, subnet6_config};
 use crate::pod::tenant;
 use crate::turns::Turns;
 use crate::{Shared, firewall, routers, services};
@@ -273,7 +273,10 @@ impl Links {
             .filter(|subnet| subnet.spec.network == name)
             .filter_map(|subnet| subnet_config(subnet))
             .collect();
-        if subnets.is_empty() {
+        let all = self.subnets.in_namespace(&namespace);
+        let own = all.iter().filter(|subnet| subnet.spec.network == name);
+        let subnets6: Vec<Subnet6Config> = own.filter_map(|subnet| subnet6_config(subnet)).collect();
+        if subnets.is_empty() && subnets6.is_empty() {
             return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
         }
         if !(self.groups.is_synced() && self.addresses.is_synced() && self.qualities.is_synced()) {
@@ -308,6 +311,7 @@ impl Links {
             namespace,
             kind: NetworkKind::Tenant,
             subnets,
+            subnets6,
             mtu: network.spec.mtu,
         };
         self.networks.ensure(config).await?;
@@ -320,8 +324,8 @@ impl Links {
             else {
                 continue;
             };
-            if let Ok((_, ips)) = addresses(port) {
-                self.networks.set_addresses(&attachment.port_uid, ips).await?;
+            if let Ok((_, ips, ips6)) = addresses(port) {
+                self.networks.set_addresses(&attachment.port_uid, ips, ips6).await?;
             }
         }
         Ok(())
@@ -360,6 +364,7 @@ impl Links {
                     namespace: "kube-system".to_owned(),
                     kind: NetworkKind::Cluster { node_cidr: slice },
                     subnets: Vec::new(),
+                    subnets6: Vec::new(),
                     mtu: CLUSTER_MTU,
                 })
                 .await?;
@@ -402,21 +407,22 @@ impl Links {
         let port = self.port(namespace, &workload_port("Pod", &pod.name_any(), 0), pod.uid())?;
         let network = self.network(namespace, &port.spec.network)?;
         let uid = network.uid().unwrap_or_default();
-        let (mac, ips) = addresses(&port)?;
+        let (mac, ips) = for_pod(&port)?;
+        let ip = ips[0];
         let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
         let attach = PodAttach {
             pod_uid: pod.uid().unwrap_or_default(),
             port_uid: port.uid(),
             mac: Some(mac),
-            ips: ips.clone(),
+            ips,
             host_ports: services::host_ports(pod),
         };
         let net = self.networks.attach_pod(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
         Ok(pod_link(
             Some(net.netns),
-            ips[0].into(),
+            ip.into(),
             self.networks.dns_config(&uid, namespace).unwrap_or_default(),
         ))
     }
@@ -431,10 +437,10 @@ impl Links {
         let port = self.port(namespace, port, holder)?;
         let network = self.network(namespace, &port.spec.network)?;
         let uid = network.uid().unwrap_or_default();
-        let (mac, ips) = addresses(&port)?;
+        let (mac, ips, ips6) = addresses(&port)?;
         let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
-        let attach = TapAttach { port_uid: port.uid().unwrap_or_default(), mac, ips };
+        let attach = TapAttach { port_uid: port.uid().unwrap_or_default(), mac, ips, ips6 };
         let tap = self.networks.attach_tap(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
         Ok(MachineLink { tap, port })

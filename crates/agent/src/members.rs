@@ -1,13 +1,13 @@
 //! Subnets and Ports in the words of the node's networks.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use kube::ResourceExt;
-use yunfan_network::{Mac, Member, NetworkError, SubnetConfig};
-use yunfan_resources::network::{Port, Subnet};
+use yunfan_network::{AddressMode, Mac, Member, NetworkError, Subnet6Config, SubnetConfig};
+use yunfan_resources::network::{HostRoute, Ipv6Mode, Port, Subnet};
 
 use crate::links::LinkError;
 
@@ -29,6 +29,33 @@ pub(crate) fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
         dns_servers,
         isolated: subnet.spec.no_gateway,
         routes: routes.collect(),
+    })
+}
+
+/// The same of a Subnet of IPv6.
+pub(crate) fn subnet6_config(subnet: &Subnet) -> Option<Subnet6Config> {
+    let spec = &subnet.spec;
+    let cidr: Ipv6Net = spec.cidr.parse().ok()?;
+    let gateway = match &spec.gateway_ip {
+        Some(gateway) => gateway.parse().ok()?,
+        None => Ipv6Addr::from_bits(cidr.network().to_bits() + 1),
+    };
+    let mode = |mode: Option<Ipv6Mode>| {
+        mode.filter(|_| spec.enable_dhcp).map(|mode| match mode {
+            Ipv6Mode::Slaac => AddressMode::Slaac,
+            Ipv6Mode::Stateful => AddressMode::Stateful,
+            Ipv6Mode::Stateless => AddressMode::Stateless,
+        })
+    };
+    let route = |route: &HostRoute| Some((route.destination.parse().ok()?, route.nexthop.parse().ok()?));
+    Some(Subnet6Config {
+        cidr: cidr.trunc(),
+        gateway,
+        isolated: spec.no_gateway,
+        advertised: mode(spec.ra_mode),
+        assigned: mode(spec.address_mode),
+        dns_servers: spec.dns_nameservers.iter().filter_map(|server| server.parse().ok()).collect(),
+        routes: spec.host_routes.iter().filter_map(route).collect(),
     })
 }
 
@@ -55,26 +82,43 @@ pub(crate) fn members(namespace: &str, network: &str, ports: &[Arc<Port>]) -> Ve
 
 /// A Port in the words of the node's networks; `None` if it has no address yet.
 fn member(port: &Port) -> Option<Member> {
-    let (mac, ips) = addresses(port).ok()?;
+    let (mac, ips, ips6) = addresses(port).ok()?;
     let hostname = port.spec.hostname.clone().unwrap_or_default();
     Some(Member {
         port_uid: port.uid()?,
         mac,
         ips,
+        ips6,
         hostname,
         workload_uid: port.spec.holder.as_ref().map(|holder| holder.uid.clone()).unwrap_or_default(),
     })
 }
 
-/// A Port's MAC and IP addresses; there is at least one of the latter.
-pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> {
+/// A Port's MAC and IP addresses, those of IPv6 apart; there is at least one of either kind.
+pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>, Vec<Ipv6Addr>), LinkError> {
     let bad = |what: String| LinkError::BadPort { port: port.name_any(), what };
     let mac = port.spec.mac_address.as_deref().unwrap_or_default();
     let mac = mac.parse().map_err(|error: NetworkError| bad(error.to_string()))?;
-    let ips: Vec<Ipv4Addr> =
-        port.spec.fixed_ips.iter().filter_map(|fixed| fixed.ip.as_ref()?.parse().ok()).collect();
+    let (mut ips, mut ips6) = (Vec::new(), Vec::new());
+    for fixed in &port.spec.fixed_ips {
+        match fixed.ip.as_deref().map(str::parse) {
+            Some(Ok(IpAddr::V4(ip))) => ips.push(ip),
+            Some(Ok(IpAddr::V6(ip))) => ips6.push(ip),
+            _ => {}
+        }
+    }
+    if ips.is_empty() && ips6.is_empty() {
+        return Err(bad("it has no address".to_owned()));
+    }
+    Ok((mac, ips, ips6))
+}
+
+/// Those of a Pod's Port: the ones of IPv4, of which there is one at least. Of others its Pod has none.
+pub(crate) fn for_pod(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> {
+    let (mac, ips, _) = addresses(port)?;
     if ips.is_empty() {
-        return Err(bad("it has no IPv4 address".to_owned()));
+        let what = "it has no IPv4 address, and Pods have no others: the network needs a subnet of IPv4";
+        return Err(LinkError::BadPort { port: port.name_any(), what: what.to_owned() });
     }
     Ok((mac, ips))
 }

@@ -1,10 +1,10 @@
 //! Routers and FloatingIps → the routers of this node.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt;
 use yunfan_network::{ExternalSide, FloatingAddress, PortForward, Protocol, RouterConfig, RouterInterface};
 use yunfan_resources::network::{FloatingIp, ForwardedProtocol, HostRoute, Network, Port, Router, Subnet};
@@ -33,24 +33,22 @@ pub(crate) fn routers(
         .filter_map(|router| {
             let places = places(objects, router);
             let mut interfaces: Vec<RouterInterface> = Vec::new();
-            for (network, ranges, own) in
-                places.iter().filter(|(network, _, _)| is_here(&network.uid().unwrap_or_default()))
+            for (network, place) in
+                places.iter().filter(|(network, _)| is_here(&network.uid().unwrap_or_default()))
             {
                 let network_uid = network.uid().unwrap_or_default();
                 match interfaces.iter_mut().find(|interface| interface.network_uid == network_uid) {
                     Some(interface) => {
-                        interface.subnets.extend(ranges);
-                        interface.addresses.extend(own);
+                        interface.subnets.extend(&place.subnets);
+                        interface.addresses.extend(&place.addresses);
+                        interface.subnets6.extend(&place.subnets6);
+                        interface.addresses6.extend(&place.addresses6);
                     }
-                    None => interfaces.push(RouterInterface {
-                        network_uid,
-                        subnets: ranges.clone(),
-                        addresses: own.clone(),
-                    }),
+                    None => interfaces.push(RouterInterface { network_uid, ..place.clone() }),
                 }
             }
             interfaces.sort_by(|a, b| a.network_uid.cmp(&b.network_uid));
-            let names: Vec<String> = places.iter().map(|(network, _, _)| network.name_any()).collect();
+            let names: Vec<String> = places.iter().map(|(network, _)| network.name_any()).collect();
             let external = external(objects, router, &names, &is_ours, &mut served);
             (!interfaces.is_empty()).then(|| RouterConfig {
                 uid: router.uid().unwrap_or_default(),
@@ -91,7 +89,7 @@ fn routes(router: &Router) -> Vec<(Ipv4Net, Ipv4Addr)> {
 }
 
 /// The Networks that a router joins, the ranges of each that it has an address in, and these addresses but for gateways'.
-fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, Vec<Ipv4Net>, Vec<Ipv4Addr>)> {
+fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, RouterInterface)> {
     let namespace = router.namespace();
     let mut all = Vec::new();
     for name in &router.spec.interfaces {
@@ -106,7 +104,7 @@ fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, Vec<Ipv4Net>
             let subnet = objects.subnets.iter().find(|subnet| {
                 subnet.namespace() == namespace && Some(&subnet.name_any()) == fixed.subnet.as_ref()
             })?;
-            subnet.spec.cidr.parse().ok()
+            subnet.spec.cidr.parse::<IpNet>().ok()
         });
         // The network's namespace has the gateways' addresses anyway.
         let gateways: Vec<String> = objects
@@ -116,8 +114,27 @@ fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, Vec<Ipv4Net>
             .filter_map(|subnet| subnet.spec.gateway_ip.clone())
             .collect();
         let own = port.spec.fixed_ips.iter().filter_map(|fixed| fixed.ip.clone());
-        let own = own.filter(|ip| !gateways.contains(ip)).filter_map(|ip| ip.parse().ok());
-        all.push((network.clone(), ranges.collect(), own.collect()));
+        let own = own.filter(|ip| !gateways.contains(ip)).filter_map(|ip| ip.parse::<IpAddr>().ok());
+        let mut place = RouterInterface {
+            network_uid: String::new(),
+            subnets: vec![],
+            addresses: vec![],
+            subnets6: vec![],
+            addresses6: vec![],
+        };
+        for range in ranges {
+            match range {
+                IpNet::V4(range) => place.subnets.push(range),
+                IpNet::V6(range) => place.subnets6.push(range),
+            }
+        }
+        for ip in own {
+            match ip {
+                IpAddr::V4(ip) => place.addresses.push(ip),
+                IpAddr::V6(ip) => place.addresses6.push(ip),
+            }
+        }
+        all.push((network.clone(), place));
     }
     all
 }

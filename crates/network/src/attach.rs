@@ -6,8 +6,9 @@ use crate::names::{self, POD_IFNAME, check_uid};
 use crate::namespace;
 use crate::node::{NodeNetworks, lock};
 use crate::ports::{self, PodSide};
-use crate::types::{Attachment, NetworkKind, PodAttach, PodNet, Tap, TapAttach};
-use std::net::Ipv4Addr;
+use crate::types::{Attachment, Mac, NetworkKind, PodAttach, PodNet, Tap, TapAttach};
+use crate::view::NetworkView;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl NodeNetworks {
     /// Puts a pod on a network: its namespace, `eth0`, addresses, default route, and the rules that keep it honest.
@@ -33,6 +34,8 @@ impl NodeNetworks {
             network_uid: uid.to_owned(),
             mac,
             ips: pod.ips,
+            // Pods have IPv4 alone.
+            ips6: Vec::new(),
             host_ports: pod.host_ports,
         };
         let old = self.claim(&attachment).await?;
@@ -59,7 +62,7 @@ impl NodeNetworks {
         check_uid("port_uid", &tap.port_uid)?;
         let network = self.need(uid)?;
         let view = network.view.get();
-        let (mac, _, _) = check::port(&view, Some(tap.mac), &tap.ips)?;
+        let mac = check_tap(&view, tap.mac, &tap.ips, &tap.ips6)?;
         let ifname = names::tap(&tap.port_uid);
         let attachment = Attachment {
             port_uid: tap.port_uid,
@@ -68,6 +71,7 @@ impl NodeNetworks {
             ifname: ifname.clone(),
             mac,
             ips: tap.ips,
+            ips6: tap.ips6,
             host_ports: Vec::new(),
         };
         let old = self.claim(&attachment).await?;
@@ -89,14 +93,15 @@ impl NodeNetworks {
     ///
     /// # Errors
     /// As for [`Self::attach_pod`]; then the port has what it had.
-    pub async fn set_addresses(&self, port_uid: &str, ips: Vec<Ipv4Addr>) -> Result<()> {
+    pub async fn set_addresses(&self, port_uid: &str, ips: Vec<Ipv4Addr>, ips6: Vec<Ipv6Addr>) -> Result<()> {
         let known = lock(&self.0.attachments).get(port_uid).cloned();
-        let Some(old) = known.filter(|known| known.pod_uid.is_none() && known.ips != ips) else {
+        let changed = |known: &Attachment| known.ips != ips || known.ips6 != ips6;
+        let Some(old) = known.filter(|known| known.pod_uid.is_none() && changed(known)) else {
             return Ok(());
         };
         let network = self.need(&old.network_uid)?;
-        check::port(&network.view.get(), Some(old.mac), &ips)?;
-        let new = Attachment { ips, ..old.clone() };
+        check_tap(&network.view.get(), old.mac, &ips, &ips6)?;
+        let new = Attachment { ips, ips6, ..old.clone() };
         self.claim(&new).await?;
         let (ns, before, after) = (network.ns.clone(), old.clone(), new);
         let made = namespace::blocking(move || ports::readdress(&ns, &before, &after)).await;
@@ -181,7 +186,8 @@ impl NodeNetworks {
             if let Some(network) = network {
                 ports::detach(&network.ns, &port)?;
                 let tenants = !network.view.get().is_cluster();
-                if tenants && let Err(error) = ports::forget_flows(&network.ns, port.ips.clone()) {
+                let gone = (port.ips.clone(), port.all6());
+                if tenants && let Err(error) = ports::forget_flows(&network.ns, gone) {
                     tracing::warn!(port = port.port_uid, %error, "flows of addresses that are free now may go on");
                 }
             }
@@ -242,5 +248,17 @@ impl NodeNetworks {
 fn collide(a: &Attachment, b: &Attachment) -> bool {
     a.network_uid == b.network_uid
         && a.port_uid != b.port_uid
-        && (a.ifname == b.ifname || a.mac == b.mac || a.ips.iter().any(|ip| b.ips.contains(ip)))
+        && (a.ifname == b.ifname
+            || a.mac == b.mac
+            || a.ips.iter().any(|ip| b.ips.contains(ip))
+            || a.ips6.iter().any(|ip| b.ips6.contains(ip)))
+}
+
+/// What a machine's port has: an address of either kind at least.
+fn check_tap(view: &NetworkView, mac: Mac, ips: &[Ipv4Addr], ips6: &[Ipv6Addr]) -> Result<Mac> {
+    check::port6(view, ips6)?;
+    if ips.is_empty() && !ips6.is_empty() {
+        return Ok(mac);
+    }
+    Ok(check::port(view, Some(mac), ips)?.0)
 }

@@ -7,7 +7,7 @@ use crate::namespace::{self, Namespace};
 use crate::netlink::Netlink;
 use crate::types::{Attachment, Config, Mac, NetworkConfig, Policy};
 use crate::view::NetworkView;
-use crate::{firewall, nft, ports, qos};
+use crate::{firewall, nft, ports, qos, six};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
@@ -62,6 +62,7 @@ pub(crate) fn ensure(
         netlink.set_mtu(bridge, config.mtu)?;
         netlink.set_up(bridge)?;
         addresses(&mut netlink, bridge, &wanted_addresses(&config, cluster, &own))?;
+        six::ensure_bridge(&mut netlink, bridge, &config, gateway_mac(&config.uid))?;
         if let Some(subnet) = config.subnets.first() {
             // What starts here for a virtual address must have some way to go before it is given its target.
             netlink.set_link_route(services, bridge, subnet.gateway)?;
@@ -83,6 +84,7 @@ fn settings() -> Result<Facts> {
     }
     namespace::sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
     let bridged_tracking = namespace::sysctl("net/bridge/bridge-nf-call-iptables", "1")?;
+    namespace::sysctl("net/bridge/bridge-nf-call-ip6tables", "1")?;
     Ok(Facts { bridged_tracking })
 }
 
@@ -114,7 +116,7 @@ fn addresses(netlink: &mut Netlink, bridge: u32, wanted: &[Ipv4Net]) -> Result<(
 }
 
 /// The gateway's MAC: the same for ever, so that a guest's neighbour table outlives our restarts.
-fn gateway_mac(uid: &str) -> Mac {
+pub(crate) fn gateway_mac(uid: &str) -> Mac {
     // FNV-1a: all that is asked of it is to spread.
     let hash =
         uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));

@@ -2,10 +2,11 @@
 
 use crate::error::{NetworkError, Result};
 use crate::names::check_uid;
+use crate::six::Subnet6Config;
 use crate::types::{Config, Mac, NetworkConfig, NetworkKind, SubnetConfig};
 use crate::view::NetworkView;
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Subnets of one network.
 const MAX_SUBNETS: usize = 16;
@@ -37,7 +38,8 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
             });
         }
     }
-    if network.subnets.is_empty() || network.subnets.len() > MAX_SUBNETS {
+    let count = network.subnets.len() + network.subnets6.len();
+    if count == 0 || count > MAX_SUBNETS {
         return Err(NetworkError::invalid("subnets", format!("a network has 1 to {MAX_SUBNETS} subnets")));
     }
     for (at, subnet) in network.subnets.iter().enumerate() {
@@ -49,7 +51,64 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
             ));
         }
     }
+    let cluster = matches!(network.kind, NetworkKind::Cluster { .. });
+    for (at, subnet) in network.subnets6.iter().enumerate() {
+        one_subnet6(subnet)?;
+        let earlier = network.subnets6[..at].iter().find(|other| overlap6(other.cidr, subnet.cidr));
+        if let Some(other) = earlier.filter(|_| !cluster) {
+            let reason = format!("{} overlaps {} of the same network", subnet.cidr, other.cidr);
+            return Err(NetworkError::invalid("subnets6", reason));
+        }
+        if cluster {
+            return Err(NetworkError::invalid("subnets6", "the cluster's own network has IPv4 alone"));
+        }
+    }
     Ok(network)
+}
+
+fn one_subnet6(subnet: &Subnet6Config) -> Result<()> {
+    let (cidr, first) = (subnet.cidr, subnet.cidr.network());
+    let reserved = first.is_unspecified()
+        || first.is_loopback()
+        || first.is_multicast()
+        || first.is_unicast_link_local()
+        || first.to_ipv4_mapped().is_some();
+    if !(16..=126).contains(&cidr.prefix_len()) || reserved {
+        let reason = format!("{cidr} is no range of unicast addresses between /16 and /126");
+        return Err(NetworkError::invalid("subnets6.cidr", reason));
+    }
+    if !usable6(cidr, subnet.gateway) {
+        let reason = format!("{} is no host address of {cidr}", subnet.gateway);
+        return Err(NetworkError::invalid("subnets6.gateway", reason));
+    }
+    Ok(())
+}
+
+/// The addresses of IPv6 of a port.
+pub(crate) fn port6(view: &NetworkView, ips: &[Ipv6Addr]) -> Result<()> {
+    if ips.len() > MAX_PORT_IPS {
+        return Err(NetworkError::invalid("ips6", format!("a port has at most {MAX_PORT_IPS} addresses")));
+    }
+    for ip in ips {
+        let subnet = view.config.subnets6.iter().find(|subnet| usable6(subnet.cidr, *ip));
+        let Some(subnet) = subnet else {
+            let reason = format!("{ip} is no host address of any subnet of {}", view.config.name);
+            return Err(NetworkError::invalid("ips6", reason));
+        };
+        if *ip == subnet.gateway {
+            return Err(NetworkError::invalid("ips6", format!("{ip} is the gateway's address")));
+        }
+    }
+    Ok(())
+}
+
+/// The first address of a range stands for its routers.
+fn usable6(cidr: Ipv6Net, ip: Ipv6Addr) -> bool {
+    cidr.contains(&ip) && ip != cidr.network()
+}
+
+fn overlap6(a: Ipv6Net, b: Ipv6Net) -> bool {
+    a.contains(&b) || b.contains(&a)
 }
 
 fn one_subnet(config: &Config, subnet: &SubnetConfig) -> Result<()> {

@@ -8,7 +8,7 @@
 use crate::error::{NetworkError, Result};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Messages of the subsystem ctnetlink, whose number is 1.
 const GET: u16 = (1 << 8) | 1;
@@ -26,16 +26,13 @@ const REPLY: u16 = 2;
 const ZONE: u16 = 18;
 /// Attributes of a tuple, and those inside them.
 const ADDRESSES: u16 = 1;
-const SOURCE_ADDRESS: u16 = 1;
-const DESTINATION_ADDRESS: u16 = 2;
 const PROTOCOL: u16 = 2;
 const NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
-const ICMP_TYPE: u16 = 5;
-const ICMP_CODE: u16 = 6;
 /// Numbers of protocols.
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 /// Bytes of a netlink header, and of it with what netfilter puts behind.
@@ -44,37 +41,77 @@ const HEADERS: usize = 20;
 
 /// An entry: who began it, where that one sent to, and who answers. Ports are 0 where the protocol has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flow {
+pub(crate) struct Flow<A = Ipv4Addr> {
     /// Its number.
     pub(crate) protocol: u8,
     /// The address and port of the client.
-    pub(crate) source: (Ipv4Addr, u16),
+    pub(crate) source: (A, u16),
     /// Those that the client knows.
-    pub(crate) front: (Ipv4Addr, u16),
+    pub(crate) front: (A, u16),
     /// Those of who gets it.
-    pub(crate) target: (Ipv4Addr, u16),
+    pub(crate) target: (A, u16),
     /// Those under which the client is known there.
-    pub(crate) outer: (Ipv4Addr, u16),
+    pub(crate) outer: (A, u16),
     /// Type and code of what began it.
     pub(crate) icmp: Option<(u8, u8)>,
 }
 
-/// [`forget`] of UDP alone.
-pub(crate) fn forget_udp(stale: impl Fn(Flow) -> bool) -> Result<()> {
-    forget(|flow| flow.protocol == UDP && stale(flow))
+/// The addresses of a family, as entries have them.
+pub(crate) trait Address: Copy {
+    /// The family's number.
+    const FAMILY: u8;
+    /// Attributes: a source, a destination, and the type and code of its ICMP.
+    const PARTS: [u16; 4];
+    fn read(bytes: &[u8]) -> Option<Self>;
 }
 
-/// Deletes the entries of the calling thread's namespace that are `stale`. Blocks.
+impl Address for Ipv4Addr {
+    const FAMILY: u8 = 2;
+    const PARTS: [u16; 4] = [1, 2, 5, 6];
+    fn read(bytes: &[u8]) -> Option<Self> {
+        <[u8; 4]>::try_from(bytes).ok().map(Into::into)
+    }
+}
+
+impl Address for Ipv6Addr {
+    const FAMILY: u8 = 10;
+    const PARTS: [u16; 4] = [3, 4, 8, 9];
+    fn read(bytes: &[u8]) -> Option<Self> {
+        <[u8; 16]>::try_from(bytes).ok().map(Into::into)
+    }
+}
+
+impl<A: Into<IpAddr>> Flow<A> {
+    /// It, whatever its family.
+    pub(crate) fn any(self) -> Flow<IpAddr> {
+        let of = |(ip, port): (A, u16)| (ip.into(), port);
+        Flow {
+            protocol: self.protocol,
+            source: of(self.source),
+            front: of(self.front),
+            target: of(self.target),
+            outer: of(self.outer),
+            icmp: self.icmp,
+        }
+    }
+}
+
+/// [`forget`] of UDP alone.
+pub(crate) fn forget_udp(stale: impl Fn(Flow) -> bool) -> Result<()> {
+    forget(|flow: Flow| flow.protocol == UDP && stale(flow))
+}
+
+/// Deletes the entries of a family in the calling thread's namespace that are `stale`. Blocks.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn forget(stale: impl Fn(Flow) -> bool) -> Result<()> {
+pub(crate) fn forget<A: Address>(stale: impl Fn(Flow<A>) -> bool) -> Result<()> {
     let failed = |source| NetworkError::Netlink { action: "clean up connection tracking".to_owned(), source };
     let work = || -> io::Result<()> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        socket.send(&message(GET, REQUEST | DUMP, &[]), 0)?;
+        socket.send(&message(A::FAMILY, GET, REQUEST | DUMP, &[]), 0)?;
         let mut doomed = Vec::new();
         read(&socket, |entry| {
             if let Some((flow, key)) = parse(entry)
@@ -84,7 +121,7 @@ pub(crate) fn forget(stale: impl Fn(Flow) -> bool) -> Result<()> {
             }
         })?;
         for key in doomed {
-            socket.send(&message(DELETE, REQUEST | ACK, &key), 0)?;
+            socket.send(&message(A::FAMILY, DELETE, REQUEST | ACK, &key), 0)?;
             match read(&socket, |_| {}) {
                 // It has ended meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -96,7 +133,7 @@ pub(crate) fn forget(stale: impl Fn(Flow) -> bool) -> Result<()> {
     work().map_err(failed)
 }
 
-fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
+fn message(family: u8, kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     // A message is a few dozen bytes long.
     let length = (HEADERS + attributes.len()) as u32;
     let mut out = Vec::with_capacity(HEADERS + attributes.len());
@@ -105,8 +142,8 @@ fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     out.extend(flags.to_ne_bytes());
     // Sequence and port, which one question at a time does not need.
     out.extend([0; 8]);
-    // Family IPv4, version 0, resource 0.
-    out.extend([2, 0, 0, 0]);
+    // Version 0, resource 0.
+    out.extend([family, 0, 0, 0]);
     out.extend(attributes);
     out
 }
@@ -150,9 +187,8 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<(&[u8], &[u8])> {
     None
 }
 
-fn address(tuple: &[u8], which: u16) -> Option<Ipv4Addr> {
-    let bytes: [u8; 4] = attribute(attribute(tuple, ADDRESSES)?.0, which)?.0.try_into().ok()?;
-    Some(bytes.into())
+fn address<A: Address>(tuple: &[u8], which: u16) -> Option<A> {
+    A::read(attribute(attribute(tuple, ADDRESSES)?.0, which)?.0)
 }
 
 fn protocol(tuple: &[u8]) -> Option<u8> {
@@ -167,23 +203,24 @@ fn port(tuple: &[u8], which: u16) -> Option<u16> {
     }
 }
 
-fn icmp(tuple: &[u8]) -> Option<(u8, u8)> {
+fn icmp<A: Address>(tuple: &[u8]) -> Option<(u8, u8)> {
     let protocol = attribute(tuple, PROTOCOL)?.0;
     let byte = |which: u16| attribute(protocol, which)?.0.first().copied();
-    Some((byte(ICMP_TYPE)?, byte(ICMP_CODE)?))
+    Some((byte(A::PARTS[2])?, byte(A::PARTS[3])?))
 }
 
-/// An entry of IPv4, and the attributes by which it is deleted.
-fn parse(entry: &[u8]) -> Option<(Flow, Vec<u8>)> {
+/// An entry of this family, and the attributes by which it is deleted.
+fn parse<A: Address>(entry: &[u8]) -> Option<(Flow<A>, Vec<u8>)> {
+    let [from, to, ..] = A::PARTS;
     let (original, key) = attribute(entry, ORIGINAL)?;
     let (reply, _) = attribute(entry, REPLY)?;
     let flow = Flow {
         protocol: protocol(original)?,
-        source: (address(original, SOURCE_ADDRESS)?, port(original, SOURCE_PORT)?),
-        front: (address(original, DESTINATION_ADDRESS)?, port(original, DESTINATION_PORT)?),
-        target: (address(reply, SOURCE_ADDRESS)?, port(reply, SOURCE_PORT)?),
-        outer: (address(reply, DESTINATION_ADDRESS)?, port(reply, DESTINATION_PORT)?),
-        icmp: icmp(original),
+        source: (address(original, from)?, port(original, SOURCE_PORT)?),
+        front: (address(original, to)?, port(original, DESTINATION_PORT)?),
+        target: (address(reply, from)?, port(reply, SOURCE_PORT)?),
+        outer: (address(reply, to)?, port(reply, DESTINATION_PORT)?),
+        icmp: icmp::<A>(original),
     };
     let mut key = key.to_vec();
     key.resize(key.len().next_multiple_of(4), 0);
@@ -205,8 +242,7 @@ mod tests {
     }
 
     fn tuple(kind: u16, protocol: u8, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
-        let addresses =
-            [made(SOURCE_ADDRESS, &source.0.octets()), made(DESTINATION_ADDRESS, &destination.0.octets())];
+        let addresses = [made(1, &source.0.octets()), made(2, &destination.0.octets())];
         let ports = [
             made(NUMBER, &[protocol]),
             made(SOURCE_PORT, &source.1.to_be_bytes()),
@@ -231,7 +267,7 @@ mod tests {
             ]
             .concat()
         };
-        let (flow, key) = parse(&of(UDP)).unwrap();
+        let (flow, key) = parse::<Ipv4Addr>(&of(UDP)).unwrap();
         let wanted = Flow {
             protocol: UDP,
             source: (ip(1), 1000),
@@ -244,9 +280,10 @@ mod tests {
         let entry = of(UDP);
         let wanted = [attribute(&entry, ORIGINAL).unwrap().1, &made(ZONE, &[0, 7])[..6]].concat();
         assert_eq!(key, wanted);
-        assert_eq!(parse(&of(TCP)).map(|(flow, _)| flow.protocol), Some(TCP));
+        assert_eq!(parse::<Ipv4Addr>(&of(TCP)).map(|(flow, _)| flow.protocol), Some(TCP));
+        assert!(parse::<Ipv6Addr>(&of(TCP)).is_none(), "it is of another family");
         for cut in 0..entry.len() {
-            let _ = parse(&entry[..cut]); // short ones do not panic
+            let _ = parse::<Ipv4Addr>(&entry[..cut]); // short ones do not panic
         }
     }
 }

@@ -14,6 +14,7 @@
 //! (why a workload cannot use another's address), `firewall` (what passes) and `services` (virtual IPs).
 #![deny(unsafe_code)]
 
+mod advert;
 mod attach;
 mod bridge;
 mod check;
@@ -29,6 +30,7 @@ mod metadata;
 mod names;
 mod namespace;
 mod netlink;
+mod netlink6;
 mod network;
 mod nft;
 mod node;
@@ -36,9 +38,11 @@ mod ports;
 mod qos;
 mod relay;
 mod router;
+mod router6;
 mod routers;
 mod servers;
 mod services;
+mod six;
 mod state;
 mod sys;
 mod teardown;
@@ -49,5 +53,6 @@ mod view;
 pub use error::{NetworkError, Result};
 pub use metadata::{DRIVE_LABEL, GuestData, GuestDisk, GuestLink, MetadataProvider, config_drive};
 pub use node::NodeNetworks;
+pub use six::{AddressMode, Subnet6Config};
 pub use teardown::{teardown, what_remains};
 pub use types::*;

@@ -65,7 +65,11 @@ impl Netlink {
         Ok(Self { socket: open().map_err(|e| NetworkError::io("open a netlink socket", e))?, sequence: 0 })
     }
 
-    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub(crate) fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.sequence_number = self.sequence;
@@ -103,7 +107,7 @@ impl Netlink {
         }
     }
 
-    fn act(
+    pub(crate) fn act(
         &mut self,
         action: impl FnOnce() -> String,
         message: RouteNetlinkMessage,
@@ -390,7 +394,7 @@ fn main_route(route: &RouteMessage) -> Option<Route> {
     Some(Route { dst: Ipv4Net::new(dst, route.header.destination_prefix_length).ok()?, link, gateway })
 }
 
-fn gone_is_fine(result: Result<()>) -> Result<()> {
+pub(crate) fn gone_is_fine(result: Result<()>) -> Result<()> {
     use rustix::io::Errno;
     match result {
         Err(NetworkError::Netlink { source, .. })

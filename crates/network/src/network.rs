@@ -1,6 +1,8 @@
 //! One network of this node while it is up: its namespace, its view, its servers, its programmed Services.
 
+use crate::advert::Routed;
 use crate::bridge::{self, Facts};
+use crate::conntrack::Flow;
 use crate::doors::Ends;
 use crate::error::{NetworkError, Result};
 use crate::namespace::Namespace;
@@ -10,7 +12,7 @@ use crate::state::SavedNetwork;
 use crate::types::{Attachment, Config, HostPort, NetworkConfig, NetworkKind, Policy};
 use crate::view::{NetworkView, ServiceBook, Shared};
 use crate::{conntrack, dns, firewall, namespace, nft, qos, uplink};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 
@@ -30,6 +32,8 @@ pub(crate) struct Network {
     pub(crate) ns: Namespace,
     pub(crate) view: Arc<Shared<NetworkView>>,
     facts: Facts,
+    /// Whether a router joins the network with IPv6.
+    pub(crate) routed: Arc<Routed>,
     /// The servers, and the addresses on which they listen.
     servers: Mutex<(JoinSet<()>, Vec<SocketAddr>)>,
     /// What is in the kernel; held while it is being replaced.
@@ -67,11 +71,13 @@ impl Network {
         .await?;
         let listening = dns::listen_addresses(&view, &common.config);
         let view = Arc::new(Shared::new(view));
-        let tasks = servers::start(sockets, sources(&view, common))?;
+        let routed = Arc::new(Routed::default());
+        let tasks = servers::start(sockets, sources(&view, &routed, common))?;
         let network = Self {
             ns,
             view,
             facts,
+            routed,
             servers: Mutex::new((tasks, listening)),
             programmed: Arc::new(tokio::sync::Mutex::new(None)),
             policy,
@@ -103,6 +109,7 @@ impl Network {
         .await?;
         let listening = dns::listen_addresses(&view, &common.config);
         self.view.set(view);
+        self.routed.tell();
         if self.lock_servers().1 != listening {
             self.restart_servers(listening, common).await?;
         }
@@ -118,7 +125,8 @@ impl Network {
         old.shutdown().await;
         let (ns, view, config) = (self.ns.clone(), self.view.get(), common.config.clone());
         let sockets = namespace::blocking(move || servers::open(&ns, &view, &config)).await?;
-        *self.lock_servers() = (servers::start(sockets, sources(&self.view, common))?, listening);
+        *self.lock_servers() =
+            (servers::start(sockets, sources(&self.view, &self.routed, common))?, listening);
         Ok(())
     }
 
@@ -193,7 +201,11 @@ impl Network {
                 nft::apply(&scope, &script)?;
                 let judge = firewall::Judge::new(&judged);
                 // The rules hold by now, for all but the answers to what had begun.
-                if filters && let Err(error) = conntrack::forget(|flow| judge.ends(&flow)) {
+                let forget = || {
+                    conntrack::forget(|flow: Flow| judge.ends(&flow.any()))?;
+                    conntrack::forget(|flow: Flow<Ipv6Addr>| judge.ends(&flow.any()))
+                };
+                if filters && let Err(error) = forget() {
                     tracing::warn!(network = scope, %error, "flows that rules do not let begin any more may still be answered");
                 }
                 Ok(())
@@ -230,11 +242,12 @@ impl Network {
     }
 }
 
-fn sources(view: &Arc<Shared<NetworkView>>, common: &Common) -> servers::Sources {
+fn sources(view: &Arc<Shared<NetworkView>>, routed: &Arc<Routed>, common: &Common) -> servers::Sources {
     servers::Sources {
         view: view.clone(),
         book: common.book.clone(),
         config: common.config.clone(),
         metadata: common.metadata.clone(),
+        routed: routed.clone(),
     }
 }

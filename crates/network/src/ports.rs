@@ -1,9 +1,10 @@
 //! Ports: how a pod or a VM gets onto a network's bridge, and what it may say there.
 //!
 //! The rules sit in the bridge's own prerouting hook, before connection tracking sees a packet. Nothing passes but
-//! ARP and IPv4 from the port's own MAC and address, and DHCP from a client that has no address yet. IPv6 and
-//! every other protocol are dropped: no network has IPv6 addresses, so there would be nothing to check them by. A port may be
-//! given further addresses, be let out of all that, or be switched off (`firewall`).
+//! ARP, IPv4 and IPv6 from the port's own MAC and addresses, and DHCP from a client that has no address yet; every other protocol is
+//! dropped. A port that has addresses of IPv6 also has the link-local one of its MAC; one that has none says nothing in IPv6. Neighbours
+//! are told of a port's own addresses alone, routers are told of by nobody but us, nor are addresses given out. A port may be given
+//! further addresses, be let out of all that, or be switched off (`firewall`).
 
 use crate::conntrack::Flow;
 use crate::error::{NetworkError, Result};
@@ -15,7 +16,7 @@ use crate::{conntrack, firewall, nft, sys};
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What a pod's interface is given besides its port.
@@ -38,23 +39,35 @@ delete table bridge yunfan
 table bridge yunfan {
   set macs { type ifname . ether_addr; }
   set addresses { type ifname . ether_addr . ipv4_addr; }
+  set six { type ifname; }
+  set addresses6 { type ifname . ether_addr . ipv6_addr; }
+  set advertised6 { typeof iifname . ether saddr . @th,64,128; }
   set closed { type ifname; }
   set open { type ifname; }
   set pair_macs { type ifname . ether_addr; }
   map sources { type ifname : mark; }
   map targets { type ifname : mark; }
   chain pairs {}
+  chain six {
+    icmpv6 type { nd-router-advert, nd-redirect } drop
+    udp sport 547 udp dport 546 drop
+    icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @advertised6 return
+    iifname . ether saddr . ip6 saddr @addresses6 accept
+    ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @advertised6 accept
+    ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } iifname @six accept
+  }
   chain prerouting {
     type filter hook prerouting priority -300; policy drop;
     iifname @closed drop
     meta mark set iifname map @sources
-    iifname @open ether type { arp, ip } accept
+    iifname @open ether type { arp, ip, ip6 } accept
     iifname . ether saddr != @macs iifname . ether saddr != @pair_macs drop
     ether type arp iifname . arp saddr ether . arp saddr ip @addresses accept
     ether type arp arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs accept
     ether type ip udp sport 67 udp dport 68 drop
     ether type ip iifname . ether saddr . ip saddr @addresses accept
     ether type ip ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
+    ether type ip6 jump six
     jump pairs
   }
   chain forward {
@@ -83,6 +96,17 @@ fn elements(verb: &str, a: &Attachment) -> String {
     for ip in &a.ips {
         let _ =
             writeln!(out, "{verb} element bridge yunfan addresses {{ \"{}\" . {} . {ip} }}", a.ifname, a.mac);
+    }
+    if !a.ips6.is_empty() {
+        let _ = writeln!(out, "{verb} element bridge yunfan six {{ \"{}\" }}", a.ifname);
+    }
+    for ip in a.all6() {
+        let (link, bits) = (format!("\"{}\" . {}", a.ifname, a.mac), ip.to_bits());
+        let _ = writeln!(
+            out,
+            "{verb} element bridge yunfan addresses6 {{ {link} . {ip} }}
+{verb} element bridge yunfan advertised6 {{ {link} . {bits:#034x} }}"
+        );
     }
     out
 }
@@ -208,6 +232,9 @@ pub(crate) fn attach_tap(
         for ip in &plug.ips {
             netlink.set_neighbour(bridge, *ip, plug.mac)?;
         }
+        for ip in plug.all6() {
+            netlink.set_neighbour6(bridge, ip, plug.mac)?;
+        }
         netlink.wait_running(index)?;
         netlink.wait_running(bridge)
     });
@@ -221,28 +248,43 @@ pub(crate) fn attach_tap(
 pub(crate) fn readdress(network: &Namespace, old: &Attachment, new: &Attachment) -> Result<()> {
     let (scope, old, new) = (network.name.clone(), old.clone(), new.clone());
     let gone: Vec<Ipv4Addr> = old.ips.iter().filter(|ip| !new.ips.contains(ip)).copied().collect();
-    let freed = gone.clone();
+    let gone6: Vec<Ipv6Addr> = old.all6().into_iter().filter(|ip| !new.all6().contains(ip)).collect();
+    let freed = (gone.clone(), gone6.clone());
     network.run(move || {
         apply_rules(&scope, Some(&old), Some(&new))?;
         let mut netlink = Netlink::connect()?;
         let bridge = netlink.need_link(BRIDGE)?;
-        for ip in freed {
+        for ip in freed.0 {
             netlink.delete_neighbour(bridge, ip)?;
+        }
+        for ip in freed.1 {
+            netlink.delete_neighbour6(bridge, ip)?;
         }
         for ip in &new.ips {
             netlink.set_neighbour(bridge, *ip, new.mac)?;
         }
+        for ip in new.all6() {
+            netlink.set_neighbour6(bridge, ip, new.mac)?;
+        }
         Ok(())
     })?;
-    if gone.is_empty() { Ok(()) } else { forget_flows(network, gone) }
+    forget_flows(network, (gone, gone6))
 }
 
 /// Forgets the flows of addresses that are free: who gets them next is no party to these. Blocks.
-pub(crate) fn forget_flows(network: &Namespace, ips: Vec<Ipv4Addr>) -> Result<()> {
-    let of = move |flow: Flow| {
+pub(crate) fn forget_flows(network: &Namespace, (ips, ips6): (Vec<Ipv4Addr>, Vec<Ipv6Addr>)) -> Result<()> {
+    fn is_of<A: Copy + PartialEq>(flow: &Flow<A>, ips: &[A]) -> bool {
         [flow.source, flow.front, flow.target, flow.outer].iter().any(|(ip, _)| ips.contains(ip))
-    };
-    network.run(move || conntrack::forget(of))
+    }
+    network.run(move || {
+        if !ips.is_empty() {
+            conntrack::forget(|flow: Flow| is_of(&flow, &ips))?;
+        }
+        if !ips6.is_empty() {
+            conntrack::forget(|flow: Flow<Ipv6Addr>| is_of(&flow, &ips6))?;
+        }
+        Ok(())
+    })
 }
 
 /// Takes a port away with its rules; fine if any of it is gone. Blocks.
@@ -255,6 +297,9 @@ pub(crate) fn detach(network: &Namespace, port: &Attachment) -> Result<()> {
         if let Some(bridge) = netlink.link_index(BRIDGE)? {
             for ip in &port.ips {
                 netlink.delete_neighbour(bridge, *ip)?;
+            }
+            for ip in port.all6() {
+                netlink.delete_neighbour6(bridge, ip)?;
             }
         }
         apply_rules(&scope, Some(&port), None)

@@ -85,7 +85,9 @@ fn add(out: &mut String, uid: &str, qos: Qos) {
             );
         }
         if let Some(mark) = mark {
-            let _ = writeln!(out, "add rule bridge qos {chain} ether type ip ip dscp set {mark}");
+            for ip in ["ip", "ip6"] {
+                let _ = writeln!(out, "add rule bridge qos {chain} ether type {ip} {ip} dscp set {mark}");
+            }
         }
         let _ = writeln!(
             out,
@@ -117,9 +119,11 @@ mod tests {
             port_uid: format!("000{last}"),
             mac: Mac([2, 0, 0, 0, 0, *last]),
             ips: vec![Ipv4Addr::new(10, 0, 0, *last)],
+            ips6: vec![],
             up: true,
             secured: true,
             pairs: vec![],
+            pairs6: vec![],
             behind: vec![],
             groups: None,
             qos: *qos,

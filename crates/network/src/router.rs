@@ -11,6 +11,7 @@ use crate::names::{BRIDGE, Names};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, Route, VethPair};
 use crate::nft;
+use crate::router6;
 use crate::types::{ExternalSide, RouterConfig, RouterInterface};
 use ipnet::Ipv4Net;
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 /// A network's end of the veth to its router.
-const TO_ROUTER: &str = "router";
+pub(crate) const TO_ROUTER: &str = "router";
 /// A router's end of the veth to the host.
 const OUTSIDE: &str = "outside";
 /// The first of the link-local /30s between a router and its networks.
@@ -55,6 +56,7 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
         join(&mut inside, &link, network, (at as u32, led_elsewhere), interface)?;
         wanted.insert(link);
     }
+    router6::ensure(names, config, &router, networks)?;
     if let Some(external) = &config.external {
         outside(names, config, external, &router, &mut inside)?;
         wanted.insert(OUTSIDE.to_owned());
@@ -68,7 +70,7 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
         lead_behind(network, &by_members, (ends(at as u32).0, &by_router))?;
     }
     let told = config.clone();
-    if let Err(error) = router.run(move || conntrack::forget(|flow| is_stale(&told, &flow))) {
+    if let Err(error) = router.run(move || conntrack::forget(|flow: Flow| is_stale(&told, &flow))) {
         tracing::warn!(router = config.uid, %error, "flows may go on under outer addresses that are no longer theirs");
     }
     for link in inside.link_names()? {

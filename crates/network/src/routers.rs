@@ -5,8 +5,8 @@ use crate::names::check_uid;
 use crate::namespace::{self, Namespace};
 use crate::node::{NodeNetworks, Routed, lock};
 use crate::teardown::remove_namespace;
-use crate::types::RouterConfig;
-use crate::{nft, router, uplink};
+use crate::types::{RouterConfig, RouterInterface};
+use crate::{nft, router, router6, uplink};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -29,6 +29,12 @@ impl NodeNetworks {
             if !networks.is_empty() {
                 work.push((config, networks));
             }
+        }
+        for network in self.snapshot() {
+            let uid = network.view.get().config.uid.clone();
+            let joins6 =
+                |interface: &RouterInterface| interface.network_uid == uid && !interface.subnets6.is_empty();
+            network.routed.set(work.iter().any(|(config, _)| config.interfaces.iter().any(joins6)));
         }
         let now: Vec<Routed> = work
             .iter()
@@ -81,6 +87,7 @@ impl NodeNetworks {
                 result = result.and(router::give_up(names, config));
             }
             for network in &left {
+                result = result.and(router6::leave(network));
                 result = result.and(router::lead_behind(network, &[], (Ipv4Addr::UNSPECIFIED, &[])));
             }
             for ((config, networks), _) in changed() {

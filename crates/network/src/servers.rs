@@ -1,16 +1,18 @@
 //! The sockets of a network's servers: opened inside its namespace, then run by the ordinary runtime.
 
+use crate::advert::{self, Routed};
 use crate::dhcp;
 use crate::dns::{self, Dns};
 use crate::error::{NetworkError, Result};
 use crate::metadata::{self, MetadataProvider};
 use crate::names::BRIDGE;
 use crate::namespace::Namespace;
+use crate::netlink::Netlink;
 use crate::relay;
 use crate::types::Config;
 use crate::view::{NetworkView, ServiceBook, Shared};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UdpSocket};
@@ -23,12 +25,20 @@ pub(crate) struct Sockets {
     dhcp: Option<std::net::UdpSocket>,
     metadata: Option<std::net::TcpListener>,
     api: Option<std::net::TcpListener>,
+    six: Option<Six>,
+}
+
+/// What a network with IPv6 has besides: DHCPv6, and router advertisements, which need the index of the bridge.
+struct Six {
+    dhcp: std::net::UdpSocket,
+    advert: std::net::UdpSocket,
+    bridge: u32,
 }
 
 /// Opens them inside the namespace. Blocks.
 pub(crate) fn open(ns: &Namespace, view: &NetworkView, config: &Config) -> Result<Sockets> {
     let listen = dns::listen_addresses(view, config);
-    let tenant = !view.is_cluster();
+    let (tenant, six) = (!view.is_cluster(), !view.config.subnets6.is_empty());
     let api = config.api.as_ref().map(|api| SocketAddr::from((api.address, relay::PORT)));
     ns.run(move || {
         let (mut dns_udp, mut dns_tcp) = (Vec::new(), Vec::new());
@@ -40,7 +50,8 @@ pub(crate) fn open(ns: &Namespace, view: &NetworkView, config: &Config) -> Resul
         let dhcp = tenant.then(|| udp(everyone)).transpose()?;
         let metadata = tenant.then(|| tcp(SocketAddr::from((metadata::ADDRESS, 80)))).transpose()?;
         let api = api.map(tcp).transpose()?;
-        Ok(Sockets { dns_udp, dns_tcp, dhcp, metadata, api })
+        let six = six.then(open6).transpose()?;
+        Ok(Sockets { dns_udp, dns_tcp, dhcp, metadata, api, six })
     })
 }
 
@@ -50,6 +61,7 @@ pub(crate) struct Sources {
     pub(crate) book: Arc<Shared<ServiceBook>>,
     pub(crate) config: Arc<Config>,
     pub(crate) metadata: Arc<dyn MetadataProvider>,
+    pub(crate) routed: Arc<Routed>,
 }
 
 /// Serves until the set is dropped. Must be called on the runtime.
@@ -68,7 +80,7 @@ pub(crate) fn start(sockets: Sockets, sources: Sources) -> Result<JoinSet<()>> {
         .map(TcpListener::from_std)
         .collect::<std::io::Result<_>>()
         .map_err(register)?;
-    let Sources { view, book, config, metadata } = sources;
+    let Sources { view, book, config, metadata, routed } = sources;
     if let (Some(listener), Some(api)) = (sockets.api, &config.api) {
         tasks.spawn(relay::serve(TcpListener::from_std(listener).map_err(register)?, api.server.clone()));
     }
@@ -77,10 +89,16 @@ pub(crate) fn start(sockets: Sockets, sources: Sources) -> Result<JoinSet<()>> {
     if let Some(socket) = sockets.dhcp {
         let socket = UdpSocket::from_std(socket).map_err(register)?;
         // A broadcast to everybody needs to know its way out.
-        socket
-            .bind_device(Some(BRIDGE.as_bytes()))
-            .map_err(|e| NetworkError::io("bind DHCP to the bridge", e))?;
-        tasks.spawn(dhcp::serve(socket, view.clone(), domain));
+        on_bridge(&socket)?;
+        tasks.spawn(dhcp::serve(socket, view.clone(), domain.clone()));
+    }
+    if let Some(six) = sockets.six {
+        let dhcp = UdpSocket::from_std(six.dhcp).map_err(register)?;
+        on_bridge(&dhcp)?;
+        tasks.spawn(dhcp::serve6(dhcp, view.clone(), domain));
+        let advert = UdpSocket::from_std(six.advert).map_err(register)?;
+        on_bridge(&advert)?;
+        tasks.spawn(advert::serve(advert, six.bridge, view.clone(), routed));
     }
     if let Some(listener) = sockets.metadata {
         tasks.spawn(metadata::serve(TcpListener::from_std(listener).map_err(register)?, view, metadata));
@@ -88,16 +106,56 @@ pub(crate) fn start(sockets: Sockets, sources: Sources) -> Result<JoinSet<()>> {
     Ok(tasks)
 }
 
+fn on_bridge(socket: &UdpSocket) -> Result<()> {
+    let bound = socket.bind_device(Some(BRIDGE.as_bytes()));
+    bound.map_err(|e| NetworkError::io("bind a server to the bridge", e))
+}
+
+/// Where DHCPv6 clients ask: all servers and relays of a link.
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// What neighbour discovery's messages have left of their hops: who gets them knows that no router passed them on.
+const HOPS: u8 = 255;
+
+fn open6() -> Result<Six> {
+    let bridge = Netlink::connect()?.need_link(BRIDGE)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let work = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let dhcp = rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
+        sockopt::set_ipv6_v6only(&dhcp, true)?;
+        rustix::net::bind(&dhcp, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 547)))?;
+        sockopt::set_ipv6_add_membership(&dhcp, &SERVERS, bridge)?;
+        let icmp = Some(rustix::net::ipproto::ICMPV6);
+        let advert = rustix::net::socket_with(AddressFamily::INET6, SocketType::RAW, flags, icmp)?;
+        sockopt::set_ipv6_unicast_hops(&advert, Some(HOPS))?;
+        sockopt::set_ipv6_multicast_hops(&advert, HOPS.into())?;
+        sockopt::set_ipv6_multicast_if(&advert, bridge)?;
+        Ok((dhcp, advert))
+    };
+    let (dhcp, advert) = work()
+        .map_err(|e| NetworkError::io("open DHCPv6 and router advertisements inside the network", e))?;
+    Ok(Six { dhcp: dhcp.into(), advert: advert.into(), bridge })
+}
+
 /// An unconnected, non-blocking socket of the calling thread's namespace.
 pub(crate) fn socket(kind: SocketType) -> Result<OwnedFd> {
-    rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+    socket_of(AddressFamily::INET, kind)
+}
+
+fn socket_of(family: AddressFamily, kind: SocketType) -> Result<OwnedFd> {
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
         .map_err(|e| NetworkError::io("open a socket", e))
 }
 
+fn family(address: SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
 fn udp(address: SocketAddr) -> Result<std::net::UdpSocket> {
-    let fd = socket(SocketType::DGRAM)?;
+    let fd = socket_of(family(address), SocketType::DGRAM)?;
     let bind = || -> rustix::io::Result<OwnedFd> {
-        sockopt::set_socket_broadcast(&fd, address.ip().is_unspecified())?;
+        if address.is_ipv4() {
+            sockopt::set_socket_broadcast(&fd, address.ip().is_unspecified())?;
+        }
         rustix::net::bind(&fd, &address)?;
         Ok(fd)
     };
@@ -107,7 +165,7 @@ fn udp(address: SocketAddr) -> Result<std::net::UdpSocket> {
 }
 
 fn tcp(address: SocketAddr) -> Result<std::net::TcpListener> {
-    let fd = socket(SocketType::STREAM)?;
+    let fd = socket_of(family(address), SocketType::STREAM)?;
     let bind = || -> rustix::io::Result<OwnedFd> {
         sockopt::set_socket_reuseaddr(&fd, true)?;
         rustix::net::bind(&fd, &address)?;

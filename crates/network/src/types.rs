@@ -1,10 +1,11 @@
 //! What the agent says to this crate, and what it gets back. Plain data, serde both ways.
 
 use crate::error::NetworkError;
-use ipnet::Ipv4Net;
+use crate::six::Subnet6Config;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -115,6 +116,9 @@ pub struct NetworkConfig {
     pub kind: NetworkKind,
     /// For a tenant network its subnets (at most 16). For the cluster network it may be empty: the node's slice is the subnet, its first address the gateway.
     pub subnets: Vec<SubnetConfig>,
+    /// Those of a tenant network that have addresses of IPv6; it has one subnet at least, of either kind.
+    #[serde(default)]
+    pub subnets6: Vec<Subnet6Config>,
     /// MTU of the bridge, the ports and what DHCP tells.
     pub mtu: u32,
 }
@@ -159,6 +163,9 @@ pub struct Member {
     pub mac: Mac,
     /// Its fixed addresses.
     pub ips: Vec<Ipv4Addr>,
+    /// Those of IPv6.
+    #[serde(default)]
+    pub ips6: Vec<Ipv6Addr>,
     /// Its host name: one DNS label; empty = no name.
     pub hostname: String,
     /// The workload that holds the port, empty when it is free.
@@ -181,9 +188,11 @@ impl Policy {
             port_uid: attachment.port_uid.clone(),
             mac: attachment.mac,
             ips: attachment.ips.clone(),
+            ips6: attachment.ips6.clone(),
             up: false,
             secured: true,
             pairs: Vec::new(),
+            pairs6: Vec::new(),
             behind: Vec::new(),
             groups: None,
             qos: Qos::default(),
@@ -201,12 +210,18 @@ pub struct Guard {
     pub mac: Mac,
     /// Its addresses.
     pub ips: Vec<Ipv4Addr>,
+    /// Those of IPv6.
+    #[serde(default)]
+    pub ips6: Vec<Ipv6Addr>,
     /// Whether anything passes at all.
     pub up: bool,
     /// Whether it is kept to its addresses and groups.
     pub secured: bool,
     /// Further addresses, with the MAC that goes with each; its own where there is none.
     pub pairs: Vec<(Ipv4Net, Option<Mac>)>,
+    /// Those of IPv6.
+    #[serde(default)]
+    pub pairs6: Vec<(Ipv6Net, Option<Mac>)>,
     /// Ranges that routers lead to by way of it: its groups hold for what is routed there.
     #[serde(default)]
     pub behind: Vec<Ipv4Net>,
@@ -244,6 +259,9 @@ pub struct RuleGroup {
     pub uid: String,
     /// Addresses of its members, on whatever network.
     pub members: Vec<Ipv4Net>,
+    /// Those of IPv6.
+    #[serde(default)]
+    pub members6: Vec<Ipv6Net>,
     /// What may pass.
     pub rules: Vec<Rule>,
 }
@@ -253,6 +271,9 @@ pub struct RuleGroup {
 pub struct Rule {
     /// To the port, or from it.
     pub ingress: bool,
+    /// Whether it is about IPv6: else it is about IPv4.
+    #[serde(default)]
+    pub v6: bool,
     /// Which packets.
     pub matches: RuleMatch,
     /// Who is at the other end.
@@ -268,7 +289,7 @@ pub enum RuleMatch {
     Protocol(u8),
     /// Those to a port of a range, of the protocol with this number, which has ports.
     Ports(u8, u16, u16),
-    /// ICMP of this type and, if given, code.
+    /// ICMP of this type and, if given, code; of IPv6 where the rule is.
     Icmp(u8, Option<u8>),
 }
 
@@ -279,6 +300,8 @@ pub enum RulePeer {
     Any,
     /// An address of the range.
     Range(Ipv4Net),
+    /// An address of the range, of a rule that is about IPv6.
+    Range6(Ipv6Net),
     /// A member of the group with this uid.
     Group(String),
 }
@@ -305,6 +328,10 @@ pub struct RouterInterface {
     pub subnets: Vec<Ipv4Net>,
     /// The router's addresses there.
     pub addresses: Vec<Ipv4Addr>,
+    /// The ranges of IPv6.
+    pub subnets6: Vec<Ipv6Net>,
+    /// The router's addresses of IPv6, but for gateways'.
+    pub addresses6: Vec<Ipv6Addr>,
 }
 
 /// A router's way out.
@@ -390,6 +417,8 @@ pub struct TapAttach {
     pub mac: Mac,
     /// The addresses that the VM may use.
     pub ips: Vec<Ipv4Addr>,
+    /// Those of IPv6; it has one address at least, of either kind.
+    pub ips6: Vec<Ipv6Addr>,
 }
 
 /// An open tap device, for QEMU's `-netdev tap,fd=N` (with `vhost=off`).
@@ -416,6 +445,9 @@ pub struct Attachment {
     pub mac: Mac,
     /// The only addresses the port may use.
     pub ips: Vec<Ipv4Addr>,
+    /// Those of IPv6; where there are some, also the link-local one that is made of the MAC.
+    #[serde(default)]
+    pub ips6: Vec<Ipv6Addr>,
     /// Ports of the host that lead to the first of them.
     #[serde(default)]
     pub host_ports: Vec<HostPort>,

@@ -1,11 +1,12 @@
 //! What the small servers inside a network answer from: read often, replaced whole.
 
+use crate::six;
 use crate::types::{
     Endpoint, Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork,
 };
 use hickory_proto::rr::Name;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, RwLock};
 
 /// A value that is replaced whole; readers take a cheap handle and never wait for a writer's work.
@@ -34,16 +35,27 @@ pub(crate) struct NetworkView {
     pub(crate) members: Vec<Member>,
     by_mac: HashMap<Mac, usize>,
     by_ip: HashMap<Ipv4Addr, usize>,
+    /// Of members that have addresses of IPv6.
+    by_link_local: HashMap<Ipv6Addr, usize>,
     by_host: HashMap<String, Vec<usize>>,
 }
 
 impl NetworkView {
     pub(crate) fn new(config: NetworkConfig, members: Vec<Member>) -> Self {
-        let mut view =
-            Self { config, members, by_mac: HashMap::new(), by_ip: HashMap::new(), by_host: HashMap::new() };
+        let mut view = Self {
+            config,
+            members,
+            by_mac: HashMap::new(),
+            by_ip: HashMap::new(),
+            by_link_local: HashMap::new(),
+            by_host: HashMap::new(),
+        };
         for (at, member) in view.members.iter().enumerate() {
             view.by_mac.insert(member.mac, at);
             view.by_ip.extend(member.ips.iter().map(|ip| (*ip, at)));
+            if !member.ips6.is_empty() {
+                view.by_link_local.insert(six::link_local(member.mac), at);
+            }
             if !member.hostname.is_empty() {
                 view.by_host.entry(member.hostname.to_ascii_lowercase()).or_default().push(at);
             }
@@ -59,10 +71,19 @@ impl NetworkView {
         self.by_ip.get(&ip).map(|at| &self.members[*at])
     }
 
+    pub(crate) fn by_link_local(&self, ip: Ipv6Addr) -> Option<&Member> {
+        self.by_link_local.get(&ip).map(|at| &self.members[*at])
+    }
+
     /// The addresses of a host name, given in lower case.
-    pub(crate) fn by_host(&self, host: &str) -> Vec<Ipv4Addr> {
+    pub(crate) fn by_host(&self, host: &str) -> Vec<IpAddr> {
         let at = self.by_host.get(host).map(Vec::as_slice).unwrap_or_default();
-        at.iter().flat_map(|at| self.members[*at].ips.iter().copied()).collect()
+        let members = at.iter().map(|at| &self.members[*at]);
+        let of = |member: &Member| -> Vec<IpAddr> {
+            let six = member.ips6.iter().copied().map(IpAddr::from);
+            member.ips.iter().copied().map(IpAddr::from).chain(six).collect()
+        };
+        members.flat_map(of).collect()
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -181,16 +202,35 @@ pub(crate) fn sample() -> NetworkView {
         namespace: "demo".into(),
         kind: NetworkKind::Tenant,
         subnets: vec![subnet],
+        subnets6: vec![],
         mtu: 1450,
     };
     let vm = Member {
         port_uid: "p1".into(),
         mac: "02:00:00:00:00:07".parse().unwrap(),
         ips: vec!["10.0.0.7".parse().unwrap()],
+        ips6: vec![],
         hostname: "VM1".into(),
         workload_uid: "w".into(),
     };
     NetworkView::new(config, vec![vm])
+}
+
+/// The same with IPv6 beside, where addresses are made by the machine.
+#[cfg(test)]
+pub(crate) fn sample6() -> NetworkView {
+    let NetworkView { mut config, mut members, .. } = sample();
+    config.subnets6 = vec![six::Subnet6Config {
+        cidr: "2001:db8::/64".parse().unwrap(),
+        gateway: "2001:db8::1".parse().unwrap(),
+        isolated: false,
+        advertised: Some(six::AddressMode::Slaac),
+        assigned: None,
+        dns_servers: vec![],
+        routes: vec![],
+    }];
+    members[0].ips6 = vec!["2001:db8::7".parse().unwrap()];
+    NetworkView::new(config, members)
 }
 
 #[cfg(test)]

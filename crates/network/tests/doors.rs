@@ -17,6 +17,7 @@ fn cluster(cloud: &Cloud) -> NetworkConfig {
         namespace: "kube-system".into(),
         kind: NetworkKind::Cluster { node_cidr },
         subnets: vec![],
+        subnets6: vec![],
         mtu: 1450,
     }
 }

@@ -14,9 +14,11 @@ fn guard(pod: &PodAttach, groups: Option<&[&str]>) -> Guard {
         port_uid: pod.port_uid.clone().unwrap(),
         mac: pod.mac.unwrap(),
         ips: pod.ips.clone(),
+        ips6: vec![],
         up: true,
         secured: true,
         pairs: vec![],
+        pairs6: vec![],
         behind: vec![],
         groups: groups.map(|all| all.iter().map(|uid| (*uid).to_owned()).collect()),
         qos: Qos::default(),
@@ -24,15 +26,20 @@ fn guard(pod: &PodAttach, groups: Option<&[&str]>) -> Guard {
 }
 
 fn everything_leaves() -> Rule {
-    Rule { ingress: false, matches: RuleMatch::Any, peer: RulePeer::Any }
+    Rule { ingress: false, v6: false, matches: RuleMatch::Any, peer: RulePeer::Any }
 }
 
 fn group(uid: &str, members: &[u8], ingress: &[(RuleMatch, RulePeer)]) -> RuleGroup {
-    let rules =
-        ingress.iter().map(|(matches, peer)| Rule { ingress: true, matches: *matches, peer: peer.clone() });
+    let rules = ingress.iter().map(|(matches, peer)| Rule {
+        ingress: true,
+        v6: false,
+        matches: *matches,
+        peer: peer.clone(),
+    });
     RuleGroup {
         uid: uid.into(),
         members: members.iter().map(|last| Ipv4Addr::new(10, 0, 0, *last).into()).collect(),
+        members6: vec![],
         rules: rules.chain([everything_leaves()]).collect(),
     }
 }
@@ -112,6 +119,7 @@ async fn what_leaves_is_judged_also_on_its_way_to_the_network_itself() {
         port_uid: quiet.port_uid.clone().unwrap(),
         mac: quiet.mac.unwrap(),
         ips: quiet.ips.clone(),
+        ips6: vec![],
         hostname: "quiet".into(),
         workload_uid: "w".into(),
     };
@@ -247,11 +255,15 @@ async fn what_a_rule_let_in_is_not_answered_when_it_is_gone_nor_by_who_comes_nex
     for pod in &pods {
         node.attach_pod(ONE, pod.clone()).await.unwrap();
     }
-    let come =
-        |port: u16| Rule { ingress: true, matches: RuleMatch::Ports(17, port, port), peer: RulePeer::Any };
+    let come = |port: u16| Rule {
+        ingress: true,
+        v6: false,
+        matches: RuleMatch::Ports(17, port, port),
+        peer: RulePeer::Any,
+    };
     let policy = |rules: Vec<Rule>| Policy {
         guards: vec![guard(&pods[1], Some(&["dns"]))],
-        groups: vec![RuleGroup { uid: "dns".into(), members: vec![], rules }],
+        groups: vec![RuleGroup { uid: "dns".into(), members: vec![], members6: vec![], rules }],
     };
     node.set_policy(ONE, policy(vec![come(5000)])).await.unwrap();
     let server = udp(&cloud.pod("server"), 5000);

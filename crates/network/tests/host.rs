@@ -20,6 +20,7 @@ fn cluster(cloud: &Cloud, third: u32) -> NetworkConfig {
         namespace: "kube-system".into(),
         kind: NetworkKind::Cluster { node_cidr: node },
         subnets: vec![],
+        subnets6: vec![],
         mtu: 1450,
     }
 }
@@ -186,6 +187,7 @@ async fn a_restarted_process_finds_everything() {
         port_uid: "x".into(),
         mac: Mac([2, 0, 0, 0, 0, 3]),
         ips: vec!["10.0.0.3".parse().unwrap()],
+        ips6: vec![],
         hostname: "web".into(),
         workload_uid: "w".into(),
     }];

@@ -18,7 +18,13 @@ fn second(uid: &str, last: u8) -> PodAttach {
 }
 
 fn interface(network: &str, range: &str) -> RouterInterface {
-    RouterInterface { network_uid: network.into(), subnets: vec![range.parse().unwrap()], addresses: vec![] }
+    RouterInterface {
+        network_uid: network.into(),
+        subnets: vec![range.parse().unwrap()],
+        addresses: vec![],
+        subnets6: vec![],
+        addresses6: vec![],
+    }
 }
 
 /// What the host gets of an address, if anything.
@@ -94,9 +100,11 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
         port_uid: second("there", 3).port_uid.unwrap(),
         mac: second("there", 3).mac.unwrap(),
         ips: vec![Ipv4Addr::new(10, 0, 1, 3)],
+        ips6: vec![],
         up: true,
         secured: true,
         pairs: vec![],
+        pairs6: vec![],
         behind: vec![],
         groups: Some(vec![]),
         qos: Qos::default(),
@@ -207,9 +215,11 @@ async fn ranges_behind_members_are_reached_by_way_of_them() {
         port_uid: second("there", 3).port_uid.unwrap(),
         mac: second("there", 3).mac.unwrap(),
         ips: vec![Ipv4Addr::new(10, 0, 1, 3)],
+        ips6: vec![],
         up: true,
         secured: true,
         pairs: vec![("192.0.2.0/24".parse().unwrap(), None)],
+        pairs6: vec![],
         behind,
         groups,
         qos: Qos::default(),

@@ -124,6 +124,7 @@ async fn names_metadata_and_dhcp_work_from_inside() {
         port_uid: attach.port_uid.clone().unwrap(),
         mac: attach.mac.unwrap(),
         ips: attach.ips.clone(),
+        ips6: vec![],
         hostname: "vm1".into(),
         workload_uid: "w".into(),
     };
@@ -196,6 +197,7 @@ async fn a_tap_carries_frames_of_its_own_port_only() {
         port_uid: "33333333-3333-4333-8333-333333333333".into(),
         mac: Mac([2, 0, 0, 0, 0, last]),
         ips: vec![Ipv4Addr::new(10, 0, 0, last)],
+        ips6: vec![],
     };
     let tap = node.attach_tap(ONE, attach(9)).await.unwrap();
     assert_eq!(tap.ifname, "t333333333333");
@@ -224,11 +226,14 @@ async fn a_tap_carries_frames_of_its_own_port_only() {
     // It is given a second address, and loses it again, while it is plugged in.
     let (own, second) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 8));
     let port = "33333333-3333-4333-8333-333333333333";
-    node.set_addresses(port, vec![own, second]).await.unwrap();
+    node.set_addresses(port, vec![own, second], vec![]).await.unwrap();
     assert!(answered(question(9, 8)), "its second address");
-    assert!(node.set_addresses(port, vec![Ipv4Addr::new(10, 0, 0, 1)]).await.is_err(), "the gateway's");
+    assert!(
+        node.set_addresses(port, vec![Ipv4Addr::new(10, 0, 0, 1)], vec![]).await.is_err(),
+        "the gateway's"
+    );
     assert!(answered(question(9, 8)), "it has what it had");
-    node.set_addresses(port, vec![own]).await.unwrap();
+    node.set_addresses(port, vec![own], vec![]).await.unwrap();
     assert!(!answered(question(9, 8)), "it has it no more");
     assert!(answered(question(9, 9)));
     drop(device);

@@ -1,13 +1,13 @@
 //! What guests are told about themselves, by the metadata service and by config drives.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
 use yunfan_client::{Informer, Writer, is_not_found};
-use yunfan_network::{GuestData, GuestDisk, GuestLink, MetadataProvider, SubnetConfig};
+use yunfan_network::{GuestData, GuestDisk, GuestLink, MetadataProvider, Subnet6Config, SubnetConfig};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{KeyPair, NetworkAttachment, VirtualMachine};
 use yunfan_resources::iam::Project;
@@ -17,7 +17,7 @@ use yunfan_resources::network::{Network, Port, Subnet, network_place, workload_p
 use yunfan_resources::storage::Volume;
 
 use crate::Shared;
-use crate::members::{addresses, subnet_config};
+use crate::members::{addresses, subnet_config, subnet6_config};
 
 /// Finds a guest by the Port that holds the address that asks.
 pub(crate) struct Guests {
@@ -157,10 +157,13 @@ impl Guests {
             }
             let (owner, on) = network_place(&namespace, &port.spec.network);
             let network = self.networks.get(Some(owner), on)?;
-            let (mac, ips) = addresses(&port).ok()?;
+            let (mac, ips, ips6) = addresses(&port).ok()?;
             let subnets = self.subnets.in_namespace(owner);
-            let on = subnets.iter().filter(|subnet| subnet.spec.network == on);
-            let on: Vec<SubnetConfig> = on.filter_map(|subnet| subnet_config(subnet)).collect();
+            let here = || subnets.iter().filter(|subnet| subnet.spec.network == on);
+            let six: Vec<Subnet6Config> = here().filter_map(|subnet| subnet6_config(subnet)).collect();
+            let within6 =
+                |ip: &Ipv6Addr| Some((*ip, six.iter().find(|subnet| subnet.cidr.contains(ip))?.clone()));
+            let on: Vec<SubnetConfig> = here().filter_map(|subnet| subnet_config(subnet)).collect();
             let within =
                 |ip: &Ipv4Addr| Some((*ip, on.iter().find(|subnet| subnet.cidr.contains(ip))?.clone()));
             Some(GuestLink {
@@ -169,6 +172,7 @@ impl Guests {
                 mtu: network.spec.mtu,
                 network: network.id(),
                 addresses: ips.iter().filter_map(within).collect(),
+                addresses6: ips6.iter().filter_map(within6).collect(),
                 tag: attachment.tag.clone(),
             })
         };

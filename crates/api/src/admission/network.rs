@@ -10,23 +10,21 @@ mod groups;
 mod outer;
 mod pools;
 mod qos;
+mod ranges;
 mod shares;
 
-use std::collections::HashSet;
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 use yunfan_resources::network::network_place;
+
+use ranges::{Range, any_cidr, cidr, gateway_and_pools, ip_of, overlap, usable};
 
 use super::claims::{network_addresses, network_macs};
 use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::keys::{self, CLAIMS};
 
 const GROUP: &str = "network.yunfan.io";
-/// The longest prefix that leaves room for a gateway and a few ports.
-const LONGEST_PREFIX: u8 = 29;
 /// The name that stands for the cluster network in annotations.
 const CLUSTER_NETWORK: &str = yunfan_resources::names::CLUSTER_NETWORK;
 
@@ -104,30 +102,13 @@ fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, kind: &s
     Ok(())
 }
 
-fn cidr(text: &str) -> Result<Ipv4Net, String> {
-    let net: Ipv4Net = text.parse().map_err(|_| "must be an IPv4 range such as 10.10.0.0/24".to_owned())?;
-    if net.trunc() != net {
-        return Err(format!("has host bits set: did you mean {}?", net.trunc()));
-    }
-    if net.prefix_len() > LONGEST_PREFIX {
-        return Err(format!("must be /{LONGEST_PREFIX} or larger"));
-    }
-    if net.prefix_len() < 8 {
-        return Err("must be /8 or smaller".to_owned());
-    }
-    Ok(net)
-}
-
-fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
 fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
     let Some(text) = attempt.object["spec"]["cidr"].as_str().map(str::to_owned) else { return Ok(()) };
     need_network(view, attempt, plan, attempt.namespace, &network)?;
-    let net =
-        cidr(&text).map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
+    let net = any_cidr(&text)
+        .map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
+    ranges::modes(attempt, net)?;
     let service = view.config.service_cidr;
     if overlap(net, service) {
         let why = format!("overlaps the Service range {service}");
@@ -135,7 +116,7 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
     }
     for sibling in view.list(GROUP, "subnets", attempt.namespace) {
         let spec = &sibling.value()["spec"];
-        let other = spec["cidr"].as_str().and_then(|c| c.parse::<Ipv4Net>().ok());
+        let other = spec["cidr"].as_str().and_then(|c| c.parse::<IpNet>().ok());
         if spec["network"] == network.as_str() && other.is_some_and(|other| overlap(net, other)) {
             let name = sibling.value()["metadata"]["name"].as_str().unwrap_or_default();
             let why = format!("overlaps Subnet {name} ({}) of the same Network", other.unwrap_or(net));
@@ -149,46 +130,9 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
     gateway_and_pools(attempt, net)
 }
 
-fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refusal> {
-    let first = Ipv4Addr::from(u32::from(net.network()) + 1);
-    let gateway = match attempt.object["spec"]["gatewayIp"].as_str() {
-        None | Some("") => first,
-        Some(text) => match text.parse::<Ipv4Addr>() {
-            Ok(ip) if usable(net, ip) => ip,
-            _ => {
-                let why = format!("must be an address of {net}, neither its first nor its last");
-                return Err(attempt.invalid(FieldError::invalid("spec.gatewayIp", text, why)));
-            }
-        },
-    };
-    for (index, pool) in
-        attempt.object["spec"]["allocationPools"].as_array().into_iter().flatten().enumerate()
-    {
-        let ends = (ip_of(&pool["start"]), ip_of(&pool["end"]));
-        if !matches!(ends, (Some(start), Some(end)) if start <= end && usable(net, start) && usable(net, end))
-        {
-            let why = format!("must run from a lower to a higher address of {net}");
-            let field = format!("spec.allocationPools[{index}]");
-            return Err(attempt.invalid(FieldError::invalid(field, pool.clone(), why)));
-        }
-    }
-    for (index, route) in attempt.object["spec"]["hostRoutes"].as_array().into_iter().flatten().enumerate() {
-        let range = route["destination"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok());
-        let next = ip_of(&route["nexthop"]).filter(|next| !net.contains(next) || usable(net, *next));
-        if range.is_none() || next.is_none() {
-            let why =
-                "must lead from an IPv4 range (destination) to an address that a port can have (nexthop)";
-            let field = format!("spec.hostRoutes[{index}]");
-            return Err(attempt.invalid(FieldError::invalid(field, route.clone(), why)));
-        }
-    }
-    attempt.object["spec"]["gatewayIp"] = json!(gateway.to_string());
-    Ok(())
-}
-
 fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(old) = attempt.old else { return Ok(()) };
-    for field in ["network", "cidr", "subnetPool"] {
+    for field in ["network", "cidr", "subnetPool", "raMode", "addressMode"] {
         if attempt.object["spec"][field] != old["spec"][field] {
             let value = attempt.object["spec"][field].clone();
             return Err(attempt.invalid(FieldError::invalid(
@@ -198,9 +142,10 @@ fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePla
             )));
         }
     }
-    let Some(net) = old["spec"]["cidr"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok()) else {
+    let Some(net) = old["spec"]["cidr"].as_str().and_then(|text| text.parse::<IpNet>().ok()) else {
         return Ok(());
     };
+    ranges::modes(attempt, net)?;
     // Who does not say where the gateway is leaves it where it is.
     if attempt.object["spec"]["gatewayIp"].as_str().is_none_or(str::is_empty) {
         attempt.object["spec"]["gatewayIp"] = old["spec"]["gatewayIp"].clone();
@@ -242,14 +187,6 @@ fn gateway_moves(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -
     Ok(())
 }
 
-fn ip_of(value: &Value) -> Option<Ipv4Addr> {
-    value.as_str()?.parse().ok()
-}
-
-fn usable(net: Ipv4Net, ip: Ipv4Addr) -> bool {
-    net.contains(&ip) && ip != net.network() && ip != net.broadcast()
-}
-
 /// The Network must be there, and stays while this write commits.
 fn need_network(
     view: &View<'_>,
@@ -277,44 +214,6 @@ fn need_network(
     }
     plan.put(uses("network", owner, network), attempt.name.to_owned());
     Ok(())
-}
-
-/// A Subnet as allocation needs it.
-struct Range {
-    name: String,
-    net: Ipv4Net,
-    gateway: Option<Ipv4Addr>,
-    pools: Vec<(Ipv4Addr, Ipv4Addr)>,
-}
-
-impl Range {
-    fn of(object: &Value) -> Option<Self> {
-        let spec = &object["spec"];
-        let net: Ipv4Net = spec["cidr"].as_str()?.parse().ok()?;
-        let mut pools: Vec<_> = spec["allocationPools"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|pool| Some((ip_of(&pool["start"])?, ip_of(&pool["end"])?)))
-            .collect();
-        if pools.is_empty() {
-            let (first, last) = (u32::from(net.network()) + 1, u32::from(net.broadcast()) - 1);
-            pools.push((first.into(), last.into()));
-        }
-        let name = object["metadata"]["name"].as_str()?.to_owned();
-        Some(Self { name, net, gateway: ip_of(&spec["gatewayIp"]), pools })
-    }
-
-    /// Whether it is one of those that it gives out.
-    fn gives(&self, ip: Ipv4Addr) -> bool {
-        let pooled = self.pools.iter().any(|(first, last)| (*first..=*last).contains(&ip));
-        pooled && usable(self.net, ip) && self.gateway != Some(ip)
-    }
-
-    fn free(&self, taken: &HashSet<String>) -> Option<Ipv4Addr> {
-        let mut all = self.pools.iter().flat_map(|(a, b)| u32::from(*a)..=u32::from(*b)).map(Ipv4Addr::from);
-        all.find(|ip| Some(*ip) != self.gateway && usable(self.net, *ip) && !taken.contains(&ip.to_string()))
-    }
 }
 
 fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
@@ -348,16 +247,23 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
     if usable.is_empty() && !on_network.is_empty() {
         return Err(attempt.conflict("no subnet of the network is for ports of this kind (serviceTypes)"));
     }
-    let ranges: Vec<Range> = usable.into_iter().filter_map(|s| Range::of(s.value())).collect();
+    let mut ranges: Vec<Range> = usable.into_iter().filter_map(|s| Range::of(s.value())).collect();
+    if attempt.object["spec"]["holder"]["kind"] == "Pod" {
+        // Pods have IPv4 alone.
+        let had = ranges.len();
+        ranges.retain(|range| range.net.addr().is_ipv4());
+        if ranges.is_empty() && had > 0 {
+            let why = format!("Network {network} has no Subnet of IPv4, and Pods have no other addresses");
+            return Err(attempt.conflict(&why));
+        }
+    }
     let mut taken = view.cache.claims().under(&network_addresses(&owner, &network));
     for fixed in &held {
         taken.remove(fixed["ip"].as_str().unwrap_or_default());
     }
-    let given = attempt.object["spec"]["fixedIps"].as_array().cloned().unwrap_or_default();
-    let given = if given.is_empty() && !ranges.is_empty() { vec![json!({})] } else { given };
-    let mut chosen = Vec::with_capacity(given.len());
-    for (index, fixed) in given.iter().enumerate() {
-        let (subnet, ip) = address(attempt, &ranges, &taken, fixed, index)?;
+    let mut chosen = Vec::new();
+    for (index, wish) in ranges::wishes(attempt, &ranges).iter().enumerate() {
+        let (subnet, ip) = ranges::address(attempt, &ranges, &taken, wish, index)?;
         taken.insert(ip.to_string());
         // As it was looked at: its gateway may be about to move to this address.
         let prefix = keys::kind_prefix(GROUP, "subnets");
@@ -380,47 +286,6 @@ fn is_for(subnet: &Value, port: &Value) -> bool {
         _ => port["spec"]["deviceOwner"].as_str().unwrap_or_default(),
     };
     types.is_none_or(|types| types.is_empty() || types.iter().any(|one| one == owner))
-}
-
-fn address(
-    attempt: &Attempt<'_>,
-    ranges: &[Range],
-    taken: &HashSet<String>,
-    fixed: &Value,
-    index: usize,
-) -> Result<(String, Ipv4Addr), Refusal> {
-    let field = |name: &str| format!("spec.fixedIps[{index}].{name}");
-    let subnet = fixed["subnet"].as_str().filter(|s| !s.is_empty());
-    let wanted = ranges.iter().filter(|r| subnet.is_none_or(|name| r.name == name)).collect::<Vec<_>>();
-    if wanted.is_empty() {
-        let why = "no such Subnet on the Port's Network";
-        return Err(attempt.invalid(FieldError::invalid(field("subnet"), subnet.unwrap_or_default(), why)));
-    }
-    let Some(text) = fixed["ip"].as_str().filter(|ip| !ip.is_empty()) else {
-        let free = wanted.iter().find_map(|range| Some((range.name.clone(), range.free(taken)?)));
-        return free.ok_or_else(|| {
-            let names: Vec<_> = wanted.iter().map(|r| format!("{} ({})", r.name, r.net)).collect();
-            attempt.conflict(&format!("no address is free on Subnet {}", names.join(", ")))
-        });
-    };
-    let range = text.parse().ok().and_then(|ip| Some((wanted.iter().find(|r| usable(r.net, ip))?, ip)));
-    let Some((range, ip)) = range else {
-        let why = "is no usable address of the Network's Subnets";
-        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, why)));
-    };
-    // A router's place on a network is where the gateway is.
-    let router = attempt.object["spec"]["deviceOwner"] == yunfan_resources::network::ROUTER_INTERFACE;
-    if range.gateway == Some(ip) && !router {
-        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is the gateway's address")));
-    }
-    if taken.contains(text) {
-        return Err(attempt.invalid(FieldError::invalid(
-            field("ip"),
-            text,
-            "is already used by another Port",
-        )));
-    }
-    Ok((range.name.clone(), ip))
 }
 
 fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, owner: &str, network: &str) -> Result<(), Refusal> {

@@ -194,7 +194,9 @@ async fn ports_get_addresses_of_their_subnets() {
         .expect(201);
     let made = post(SUBNETS, subnet("s", "10.10.0.0/28")).await.expect(201);
     assert_eq!(made["spec"]["gatewayIp"], "10.10.0.1");
-    for bad in ["10.10.0.0/24", "10.96.1.0/24", "10.10.0.1/24", "10.20.0.0/30", "x", "fd00::/64"] {
+    for bad in
+        ["10.10.0.0/24", "10.96.1.0/24", "10.10.0.1/24", "10.20.0.0/30", "x", "fd00::1/64", "fe80::/64"]
+    {
         let message = post(SUBNETS, subnet("t", bad)).await.refused(422);
         assert!(message.contains("spec.cidr"), "{bad}: {message}");
     }
@@ -245,6 +247,61 @@ async fn ports_get_addresses_of_their_subnets() {
     desk.call("DELETE", PORTS, None).await.expect(200);
     desk.call("DELETE", &format!("{NET}/subnets/s"), None).await.expect(200);
     desk.call("DELETE", &format!("{NET}/networks/n"), None).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_have_addresses_of_both_families() {
+    let desk = Desk::new().await;
+    let make = |plural: &str, object: Value| {
+        let path = format!("{NET}/{plural}");
+        let desk = &desk;
+        async move { desk.call("POST", &path, Some(object)).await }
+    };
+    make("networks", net("Network", "n", json!({}))).await.expect(201);
+    let subnet = |name: &str, more: Value| {
+        let mut spec = json!({"network": "n"});
+        spec.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        make("subnets", net("Subnet", name, spec))
+    };
+    let six = subnet("six", json!({"cidr": "fd00:1::/64", "raMode": "dhcpv6-stateful"})).await.expect(201);
+    assert_eq!(six["spec"]["gatewayIp"], "fd00:1::1");
+    let pod = json!({"network": "n", "holder": {"kind": "Pod", "name": "x", "uid": "x"}});
+    let none = make("ports", net("Port", "pod", pod.clone())).await.refused(409);
+    assert!(none.contains("no Subnet of IPv4"), "{none}");
+    subnet("four", json!({"cidr": "10.10.0.0/28"})).await.expect(201);
+    for (more, field) in [
+        (json!({"cidr": "10.11.0.0/24", "raMode": "slaac"}), "raMode"),
+        (json!({"cidr": "fd00:2::/80", "addressMode": "slaac"}), "addressMode"),
+        (json!({"cidr": "fd00:2::/64", "raMode": "slaac", "addressMode": "dhcpv6-stateless"}), "addressMode"),
+        (json!({"cidr": "fd00:2::/64", "raMode": "slaac", "enableDhcp": false}), "raMode"),
+        (json!({"cidr": "fd00:2::/64", "raMode": "none"}), "raMode"),
+        (json!({"cidr": "fd00:1::/72"}), "cidr"),
+        (json!({"cidr": "fd00:2::/64", "gatewayIp": "10.0.0.1"}), "gatewayIp"),
+        (json!({"cidr": "fd00:2::/64", "dnsNameservers": ["10.0.0.1"]}), "dnsNameservers"),
+    ] {
+        let message = subnet("bad", more.clone()).await.refused(422);
+        assert!(message.contains(field), "{more}: {message}");
+    }
+    subnet("auto", json!({"cidr": "fd00:2::/64", "raMode": "slaac", "addressMode": "slaac"}))
+        .await
+        .expect(201);
+    let ips = |port: &Value| {
+        let all = port["spec"]["fixedIps"].as_array().into_iter().flatten();
+        all.filter_map(|fixed| fixed["ip"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let mac = "fa:16:3e:00:00:07";
+    let port = make("ports", net("Port", "p", json!({"network": "n", "macAddress": mac}))).await.expect(201);
+    assert_eq!(ips(&port), ["10.10.0.2", "fd00:1::2", "fd00:2::f816:3eff:fe00:7"]);
+    let pod = make("ports", net("Port", "pod", pod)).await.expect(201);
+    assert_eq!(ips(&pod), ["10.10.0.3"]);
+    let own = json!({"network": "n", "fixedIps": [{"ip": "fd00:1:0::9"}]});
+    let own = make("ports", net("Port", "own", own)).await.expect(201);
+    assert_eq!((ips(&own).len(), ips(&own)[0].as_str()), (2, "fd00:1::9"));
+    for ip in ["fd00:1::9", "fd00:2::9", "fd00:1::", "fd00:1::1", "fd00:3::1"] {
+        let spec = json!({"network": "n", "fixedIps": [{"ip": ip}]});
+        let message = make("ports", net("Port", "bad", spec)).await.refused(422);
+        assert!(message.contains("fixedIps[0].ip"), "{ip}: {message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

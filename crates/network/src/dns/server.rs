@@ -7,7 +7,7 @@ use crate::view::{NetworkView, ServiceBook, Shared};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{RData, Record, RecordType};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -271,8 +271,9 @@ async fn serve_stream(dns: &Dns, mut stream: TcpStream) -> std::io::Result<()> {
 
 /// The addresses on which a network's name server listens.
 pub(crate) fn listen_addresses(view: &NetworkView, config: &Config) -> Vec<SocketAddr> {
-    let mut ips: Vec<_> = view.config.subnets.iter().map(|s| s.gateway).collect();
-    ips.push(config.cluster_dns);
+    let mut ips: Vec<IpAddr> = view.config.subnets.iter().map(|s| s.gateway.into()).collect();
+    ips.push(config.cluster_dns.into());
+    ips.extend(view.config.subnets6.iter().map(|s| IpAddr::from(s.gateway)));
     ips.dedup();
     ips.into_iter().map(|ip| SocketAddr::from((ip, 53))).collect()
 }

@@ -5,10 +5,10 @@
 use super::services;
 use crate::view::{NetworkView, ServiceBook, wire_name};
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, PTR, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The version of the specification, as clients ask for it.
 const VERSION: &str = "1.1.0";
@@ -154,7 +154,7 @@ fn pod(name: &Name, labels: &[&str], kind: RecordType) -> Answer {
     match labels {
         [_] => Answer::Records(Vec::new()),
         [address, _] if address.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
-            match address.replace('-', ".").parse() {
+            match address.replace('-', ".").parse::<Ipv4Addr>() {
                 Ok(ip) => addresses(name, kind, &[ip]),
                 Err(_) => Answer::NoSuchName,
             }
@@ -163,12 +163,14 @@ fn pod(name: &Name, labels: &[&str], kind: RecordType) -> Answer {
     }
 }
 
-pub(super) fn addresses(name: &Name, kind: RecordType, ips: &[Ipv4Addr]) -> Answer {
-    if !matches!(kind, RecordType::A | RecordType::ANY) {
-        return Answer::Records(Vec::new());
-    }
-    let record = |ip: &Ipv4Addr| Record::from_rdata(name.clone(), TTL, RData::A(A(*ip)));
-    Answer::Records(ips.iter().take(MAX_ANSWERS).map(record).collect())
+pub(super) fn addresses<I: Copy + Into<IpAddr>>(name: &Name, kind: RecordType, ips: &[I]) -> Answer {
+    let data = |ip: &I| match (*ip).into() {
+        IpAddr::V4(ip) => (RecordType::A, RData::A(A(ip))),
+        IpAddr::V6(ip) => (RecordType::AAAA, RData::AAAA(AAAA(ip))),
+    };
+    let asked = ips.iter().map(data).filter(|(of, _)| kind == *of || kind == RecordType::ANY);
+    let record = |(_, data)| Record::from_rdata(name.clone(), TTL, data);
+    Answer::Records(asked.take(MAX_ANSWERS).map(record).collect())
 }
 
 /// What is left of `text` before the domain; the empty string for the domain itself.

@@ -10,9 +10,10 @@ mod server;
 pub use drive::{DRIVE_LABEL, config_drive};
 pub(crate) use server::serve;
 
+use crate::six::Subnet6Config;
 use crate::types::{Mac, SubnetConfig};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The address of the service in every tenant network.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -70,6 +71,8 @@ pub struct GuestLink {
     pub network: String,
     /// Its addresses, each with its subnet.
     pub addresses: Vec<(Ipv4Addr, SubnetConfig)>,
+    /// Those of IPv6.
+    pub addresses6: Vec<(Ipv6Addr, Subnet6Config)>,
     /// What its user calls it.
     pub tag: Option<String>,
 }

@@ -1,9 +1,11 @@
 //! The paths that cloud-init's OpenStack source knows: JSON documents below a version.
 
 use super::GuestData;
+use crate::six::{AddressMode, Subnet6Config};
 use crate::types::SubnetConfig;
+use ipnet::Ipv6Net;
 use serde_json::{Value, json};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The versions that clients look for; all have the same content.
 const VERSIONS: &[&str] = &[
@@ -128,8 +130,39 @@ fn network_data(guest: &GuestData) -> Value {
             services
                 .extend(servers.into_iter().filter(|server| !services.contains(server)).collect::<Vec<_>>());
         }
+        for (ip, subnet) in &link.addresses6 {
+            let place = format!("network{}", networks.len());
+            let servers: Vec<Value> =
+                subnet.resolvers().iter().map(|ip| json!({"type": "dns", "address": ip})).collect();
+            let network = json!({"id": place, "link": id, "network_id": link.network});
+            networks.push(network6(network, *ip, subnet, &servers));
+            services
+                .extend(servers.into_iter().filter(|server| !services.contains(server)).collect::<Vec<_>>());
+        }
     }
     json!({"links": links, "networks": networks, "services": services})
+}
+
+/// An address of IPv6: whole where nobody else tells the guest of it, else by what tells it.
+fn network6(mut network: Value, ip: Ipv6Addr, subnet: &Subnet6Config, servers: &[Value]) -> Value {
+    let told = match (subnet.assigned, subnet.advertised) {
+        (Some(AddressMode::Stateful), _) => "ipv6_dhcpv6-stateful",
+        (Some(AddressMode::Stateless), Some(_)) => "ipv6_dhcpv6-stateless",
+        (_, Some(AddressMode::Slaac | AddressMode::Stateless)) => "ipv6_slaac",
+        _ => "ipv6",
+    };
+    network["type"] = json!(told);
+    if told == "ipv6" {
+        let default = (Ipv6Net::default(), subnet.gateway);
+        let has_own = subnet.routes.iter().any(|(range, _)| range.prefix_len() == 0);
+        let default = (!subnet.isolated && !has_own).then_some(&default);
+        let route = |(range, by): &(Ipv6Net, Ipv6Addr)| json!({"network": range.network(), "netmask": range.netmask(), "gateway": by});
+        network["ip_address"] = json!(ip);
+        network["netmask"] = json!(subnet.cidr.netmask());
+        network["routes"] = default.into_iter().chain(&subnet.routes).map(route).collect();
+        network["services"] = json!(servers);
+    }
+    network
 }
 
 fn routes(subnet: &SubnetConfig) -> Value {
@@ -161,6 +194,7 @@ mod tests {
             mtu: 1450,
             network: format!("of-{id}"),
             addresses,
+            addresses6: vec![],
             tag: (id == "b").then(|| "db".to_owned()),
         };
         let guest = GuestData {
@@ -196,5 +230,35 @@ mod tests {
             ])
         );
         assert_eq!(data["services"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_told_by_what_tells_guests_of_them() {
+        let told = |advertised, assigned| {
+            let mut view = crate::view::sample6();
+            let mut subnet = view.config.subnets6.remove(0);
+            (subnet.advertised, subnet.assigned) = (advertised, assigned);
+            let link = GuestLink {
+                id: "a".into(),
+                mac: crate::types::Mac([2, 0, 0, 0, 0, 7]),
+                mtu: 1450,
+                network: "n".into(),
+                addresses: vec![],
+                addresses6: vec![("2001:db8::7".parse().unwrap(), subnet)],
+                tag: None,
+            };
+            network_data(&GuestData { links: vec![link], ..GuestData::default() })["networks"][0].clone()
+        };
+        let (slaac, stateful) = (Some(AddressMode::Slaac), Some(AddressMode::Stateful));
+        let stateless = Some(AddressMode::Stateless);
+        assert_eq!(told(slaac, slaac)["type"], "ipv6_slaac");
+        assert_eq!(told(stateful, stateful)["type"], "ipv6_dhcpv6-stateful");
+        assert_eq!(told(stateless, stateless)["type"], "ipv6_dhcpv6-stateless");
+        assert!(told(slaac, slaac).get("ip_address").is_none());
+        let fixed = told(None, None);
+        assert_eq!((&fixed["type"], &fixed["ip_address"]), (&json!("ipv6"), &json!("2001:db8::7")));
+        assert_eq!(fixed["netmask"], "ffff:ffff:ffff:ffff::");
+        let default = json!([{"network": "::", "netmask": "::", "gateway": "2001:db8::1"}]);
+        assert_eq!(fixed["routes"], default);
     }
 }

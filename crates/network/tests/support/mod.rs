@@ -29,6 +29,7 @@ impl MetadataProvider for Guests {
                 mtu: 1500,
                 network: network_uid.into(),
                 addresses: vec![(source, tenant(network_uid).subnets.remove(0))],
+                addresses6: vec![],
                 tag: None,
             }],
             ..GuestData::default()
@@ -76,6 +77,12 @@ impl Cloud {
         NodeNetworks::open(config, Arc::new(Guests)).await.unwrap()
     }
 
+    /// The name of a tenant network's namespace.
+    pub fn network(&self, uid: &str) -> String {
+        let short: String = uid.chars().filter(|c| *c != '-').take(12).collect();
+        format!("yf-{}-net-{short}", self.tag)
+    }
+
     /// The name of a pod's namespace.
     pub fn pod(&self, uid: &str) -> String {
         format!("yf-{}-pod-{uid}", self.tag)
@@ -107,6 +114,7 @@ pub fn tenant(uid: &str) -> NetworkConfig {
             isolated: false,
             routes: vec![],
         }],
+        subnets6: vec![],
         mtu: 1450,
     }
 }
@@ -187,7 +195,7 @@ pub fn echo(netns: &str, port: u16) {
     });
 }
 
-fn made_in<T: Send + 'static>(netns: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn made_in<T: Send + 'static>(netns: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
     let file = std::fs::File::open(format!("/run/netns/{netns}")).unwrap();
     // The thread ends in the namespace; the socket stays there.
     std::thread::spawn(move || {

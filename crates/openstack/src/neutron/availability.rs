@@ -1,13 +1,13 @@
 //! How many addresses networks have, and how many of them are used (`network-ip-availability`).
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::extract::Path;
 use serde_json::{Value, json};
 use yunfan_resources::network::{FloatingIp, Port, Router, network_place};
 
-use super::view::{Context, with_fields};
+use super::view::{Context, number, with_fields};
 use crate::auth::Session;
 use crate::body::Params;
 use crate::error::{Answer, Fault};
@@ -51,28 +51,37 @@ impl Used {
 }
 
 /// How many addresses a subnet's view says that it gives.
-fn total(subnet: &Value) -> u64 {
-    let end = |pool: &Value, key: &str| pool[key].as_str()?.parse::<Ipv4Addr>().ok().map(u32::from);
+fn total(subnet: &Value) -> u128 {
+    let end = |pool: &Value, key: &str| pool[key].as_str()?.parse::<IpAddr>().ok().map(number);
     let pools = subnet["allocation_pools"].as_array().into_iter().flatten();
     let sizes = pools.filter_map(|pool| end(pool, "end")?.checked_sub(end(pool, "start")?));
-    sizes.map(|size| u64::from(size) + 1).sum()
+    sizes.map(|size| size.saturating_add(1)).fold(0, u128::saturating_add)
 }
 
 /// A network as Neutron shows it here, with its subnets.
-fn view(network: &Value, subnets: Vec<Value>) -> Value {
+fn view(network: &Value, subnets: Vec<(Value, u128)>) -> Value {
+    let total = subnets.iter().fold(0_u128, |sum, (_, total)| sum.saturating_add(*total));
+    let subnets: Vec<Value> = subnets.into_iter().map(|(subnet, _)| subnet).collect();
     let sum = |key: &str| subnets.iter().filter_map(|subnet| subnet[key].as_u64()).sum::<u64>();
     json!({
         "network_id": network["id"], "network_name": network["name"], "tenant_id": network["tenant_id"],
-        "project_id": network["project_id"], "total_ips": sum("total_ips"), "used_ips": sum("used_ips"),
+        "project_id": network["project_id"], "total_ips": count(total), "used_ips": sum("used_ips"),
         "subnet_ip_availability": subnets,
     })
 }
 
-fn subnet(shown: &Value, used: u64) -> Value {
-    json!({
+/// A number that may be larger than JSON's parsers here count exactly: such a one is rounded, as in JavaScript.
+fn count(total: u128) -> Value {
+    u64::try_from(total).map_or_else(|_| json!(total as f64), |total| json!(total))
+}
+
+fn subnet(shown: &Value, used: u64) -> (Value, u128) {
+    let sum = total(shown);
+    let view = json!({
         "subnet_id": shown["id"], "subnet_name": shown["name"], "cidr": shown["cidr"], "ip_version": shown["ip_version"],
-        "total_ips": total(shown), "used_ips": used,
-    })
+        "total_ips": count(sum), "used_ips": used,
+    });
+    (view, sum)
 }
 
 /// All networks; for the cloud's admin alone, as in Neutron.
@@ -114,8 +123,11 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
             let mut wanted = params.all(key).peekable();
             wanted.peek().is_none() || wanted.any(|wanted| view[key] == wanted)
         };
-        // There are addresses of the fourth version alone.
-        params.get("ip_version").is_none_or(|version| version == "4")
+        let of = |version: &str| {
+            let mut subnets = view["subnet_ip_availability"].as_array().into_iter().flatten();
+            subnets.any(|subnet| subnet["ip_version"].to_string() == version)
+        };
+        params.get("ip_version").is_none_or(of)
             && ["network_id", "network_name", "tenant_id", "project_id"].into_iter().all(is)
     });
     let views: Vec<Value> = views.into_iter().map(|view| with_fields(&params, view)).collect();

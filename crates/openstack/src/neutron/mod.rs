@@ -1,4 +1,4 @@
-//! Neutron v2.0: networks, subnets, ports, routers, floating IPs, security groups and address groups. What the cloud does not program (IPv6) is
+//! Neutron v2.0: networks, subnets, ports, routers, floating IPs, security groups and address groups. What the cloud does not program (IPv6 outside of tenants' own networks) is
 //! refused; nothing is accepted and then left undone.
 
 mod address_groups;
@@ -21,6 +21,7 @@ mod rbac;
 mod revision;
 mod routers;
 mod rules;
+mod subnet_modes;
 mod subnetpools;
 mod subnets;
 mod tags;

@@ -188,14 +188,14 @@ fn fixed_ips(context: &Context, network: (&str, &str), wanted: &[Address]) -> Re
                 Some(ids::name(subnet).to_owned())
             }
         };
-        if let Some(ip) = &address.ip_address
-            && ip.parse::<std::net::Ipv4Addr>().is_err()
-        {
-            return Err(Fault::bad(format!(
-                "Invalid input for fixed_ips. '{ip}' is not a valid IPv4 address."
-            )));
-        }
-        fixed.push(FixedIp { subnet, ip: address.ip_address.clone() });
+        // As it is written canonically, so that it is found again.
+        let ip = match &address.ip_address {
+            None => None,
+            Some(ip) => Some(ip.parse::<std::net::IpAddr>().map_err(|_| {
+                Fault::bad(format!("Invalid input for fixed_ips. '{ip}' is not a valid IP address."))
+            })?),
+        };
+        fixed.push(FixedIp { subnet, ip: ip.map(|ip| ip.to_string()) });
     }
     Ok(fixed)
 }
@@ -233,6 +233,9 @@ fn group_names(context: &Context, namespace: &str, wanted: &[String]) -> Result<
 /// What the API server says of an address that another port has, in Neutron's words.
 fn taken(fault: Fault) -> Fault {
     let message = &fault.message;
+    if message.contains("configured for automatic addresses") {
+        return fault.named("AllocationOnAutoAddressSubnet");
+    }
     if message.contains("no address is free") {
         return fault.named("IpAddressGenerationFailure");
     }

@@ -1,11 +1,11 @@
 //! Routers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -415,7 +415,7 @@ pub(super) async fn remove_interface(
         let text = format!("Router {id} has no interface on subnet or port {what}");
         return Err(Fault::new(StatusCode::NOT_FOUND, text).named("RouterInterfaceNotFoundForSubnet"));
     };
-    let ranges: Vec<Ipv4Net> = port
+    let ranges: Vec<IpNet> = port
         .spec
         .fixed_ips
         .iter()
@@ -429,7 +429,7 @@ pub(super) async fn remove_interface(
         .collect();
     let needed = served(&session, &router).await?.into_iter().any(|ip| {
         let fixed = ip.spec.forwardings.iter().map(|it| &it.fixed_ip).chain([&ip.spec.fixed_ip]).flatten();
-        let mut fixed = fixed.filter_map(|fixed| fixed.parse::<Ipv4Addr>().ok());
+        let mut fixed = fixed.filter_map(|fixed| fixed.parse::<IpAddr>().ok());
         fixed.any(|fixed| ranges.iter().any(|range| range.contains(&fixed)))
     });
     if needed {
@@ -439,7 +439,7 @@ pub(super) async fn remove_interface(
         return Err(Fault::conflict(text).named("RouterInterfaceInUseByFloatingIP"));
     }
     let leads = |route: &HostRoute| {
-        let by = route.nexthop.parse::<Ipv4Addr>().ok();
+        let by = route.nexthop.parse::<IpAddr>().ok();
         by.is_some_and(|by| ranges.iter().any(|range| range.contains(&by)))
     };
     if router.spec.routes.iter().any(leads) {

@@ -1,16 +1,18 @@
 //! Subnet pools: ranges that subnets get theirs from.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{Subnet, SubnetPool, SubnetPoolSpec};
 
 use super::networks::target;
-use super::view::{Context, collection, wants_all, with_fields};
+use super::view::{Context, collection, number, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::change::{self, Changes};
@@ -63,8 +65,8 @@ impl TryFrom<Value> for Length {
 
     fn try_from(given: Value) -> Result<Self, String> {
         let number = given.as_u64().or_else(|| given.as_str()?.parse().ok());
-        let length = number.and_then(|number| u8::try_from(number).ok()).filter(|length| *length <= 32);
-        length.map(Self).ok_or_else(|| format!("{given} is no length of a prefix: it is from 0 to 32"))
+        let length = number.and_then(|number| u8::try_from(number).ok()).filter(|length| *length <= 128);
+        length.map(Self).ok_or_else(|| format!("{given} is no length of a prefix: it is from 0 to 128"))
     }
 }
 
@@ -82,9 +84,16 @@ impl Fields {
             "there are no address scopes",
         )?;
         for prefix in self.prefixes.iter().flatten() {
-            prefix.parse::<Ipv4Net>().map_err(|_| {
-                Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IPv4 subnet."))
+            prefix.parse::<IpNet>().map_err(|_| {
+                Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IP subnet."))
             })?;
+        }
+        let six = |prefix: &&String| prefix.contains(':');
+        let all = self.prefixes.as_deref().unwrap_or_default();
+        let count = all.iter().filter(six).count();
+        if count > 0 && count < all.len() {
+            let text = "Cannot mix IPv4 and IPv6 prefixes in a subnet pool.";
+            return Err(Fault::bad(text).named("PrefixVersionMismatch"));
         }
         Ok(())
     }
@@ -155,9 +164,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     }
     let pool = find(&session, &id).await?;
     if let Some(wanted) = &fields.prefixes {
-        let nets: Vec<Ipv4Net> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+        let nets: Vec<IpNet> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
         let kept = |prefix: &String| {
-            prefix.parse::<Ipv4Net>().is_ok_and(|old| nets.iter().any(|new| new.contains(&old)))
+            prefix.parse::<IpNet>().is_ok_and(|old| nets.iter().any(|new| new.contains(&old)))
         };
         if !pool.spec.prefixes.iter().all(kept) {
             let text = "Illegal subnetpool update : existing prefixes must be a subset of the new prefixes.";
@@ -195,24 +204,24 @@ pub(super) async fn remove(session: Session, Path(id): Path<String>, Json(body):
     change_prefixes(&session, &id, |prefixes| prefixes.retain(|prefix| !gone.contains(prefix))).await
 }
 
-fn nets(prefixes: &[String]) -> Result<Vec<Ipv4Net>, Fault> {
+fn nets(prefixes: &[String]) -> Result<Vec<IpNet>, Fault> {
     let net = |prefix: &String| {
-        let net = prefix.parse::<Ipv4Net>().map(|net| net.trunc());
+        let net = prefix.parse::<IpNet>().map(|net| net.trunc());
         net.map_err(|_| {
-            Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IPv4 subnet."))
+            Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IP subnet."))
         })
     };
     prefixes.iter().map(net).collect()
 }
 
 /// Changes a pool's prefixes as they are now; those that lie side by side become one, as in Neutron.
-async fn change_prefixes(session: &Session, id: &str, edit: impl Fn(&mut Vec<Ipv4Net>)) -> Answer {
+async fn change_prefixes(session: &Session, id: &str, edit: impl Fn(&mut Vec<IpNet>)) -> Answer {
     let pool = find(session, id).await?;
     let pools = session.within::<SubnetPool>(ids::namespace(&pool));
     let changed = change::edit(&pools, pool, |pool| {
         let mut now = nets(&pool.spec.prefixes)?;
         edit(&mut now);
-        let now: Vec<String> = Ipv4Net::aggregate(&now).iter().map(Ipv4Net::to_string).collect();
+        let now: Vec<String> = IpNet::aggregate(&now).iter().map(IpNet::to_string).collect();
         Ok(Changes::default().set("prefixes", Some(json!(now))))
     });
     let pool = changed.await.map_err(|fault| match fault.status {
@@ -242,7 +251,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 }
 
 /// A range of the pool that no subnet of it has yet; the lowest.
-pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[Ipv4Net], wanted: Option<u8>) -> Result<Ipv4Net, Fault> {
+pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[IpNet], wanted: Option<u8>) -> Result<IpNet, Fault> {
     let (shortest, longest) = pool.lengths();
     let length = wanted.unwrap_or_else(|| pool.usual_length());
     if length < shortest {
@@ -257,26 +266,25 @@ pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[Ipv4Net], wanted: Option<u8
         );
         return Err(Fault::bad(text).named("MaxPrefixSubnetAllocationError"));
     }
-    let mut prefixes: Vec<Ipv4Net> = pool.prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+    let mut prefixes: Vec<IpNet> = pool.prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect();
     prefixes.sort();
     for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() <= length) {
         // Past what is taken, not one step at a time: a pool may have millions of ranges.
-        let (step, end) = (1_u64 << (32 - length), u64::from(u32::from(prefix.broadcast())));
-        let mut at = u64::from(u32::from(prefix.network()));
-        while at + step - 1 <= end {
-            let Ok(start) = u32::try_from(at) else { break };
-            let (first, last) = (at, at + step - 1);
+        let bits = if prefix.addr().is_ipv4() { 32 } else { 128 };
+        let Some(step) = 1_u128.checked_shl(u32::from(bits - length)) else { continue };
+        let end = number(prefix.broadcast());
+        let mut at = Some(number(prefix.network()));
+        while let Some(first) = at {
+            let Some(last) = first.checked_add(step - 1).filter(|last| *last <= end) else { break };
             let taken = subnets.iter().find(|net| {
-                let (low, high) =
-                    (u64::from(u32::from(net.network())), u64::from(u32::from(net.broadcast())));
-                low <= last && first <= high
+                let (low, high) = (number(net.network()), number(net.broadcast()));
+                net.addr().is_ipv4() == prefix.addr().is_ipv4() && low <= last && first <= high
             });
             match taken {
-                None => {
-                    return Ipv4Net::new(start.into(), length).map_err(|error| Fault::bad(error.to_string()));
-                }
+                None => return numbered(*prefix, first, length),
                 Some(net) => {
-                    at = (u64::from(u32::from(net.broadcast())) + 1).max(at + 1).div_ceil(step) * step
+                    let past = number(net.broadcast()).checked_add(1).map(|past| past.max(first + 1));
+                    at = past.and_then(|past| past.div_ceil(step).checked_mul(step));
                 }
             }
         }
@@ -285,8 +293,18 @@ pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[Ipv4Net], wanted: Option<u8
     Err(Fault::conflict(text).named("SubnetAllocationError"))
 }
 
+/// The range of a prefix's family that begins at this number.
+fn numbered(prefix: IpNet, first: u128, length: u8) -> Result<IpNet, Fault> {
+    let start = match prefix {
+        // It is one of the prefix's addresses.
+        IpNet::V4(_) => Ipv4Addr::from_bits(first as u32).into(),
+        IpNet::V6(_) => Ipv6Addr::from_bits(first).into(),
+    };
+    IpNet::new(start, length).map_err(|error| Fault::bad(error.to_string()))
+}
+
 /// The ranges that subnets have of a pool.
-pub(super) async fn ranges(session: &Session, pool: &SubnetPool) -> Result<Vec<Ipv4Net>, Fault> {
+pub(super) async fn ranges(session: &Session, pool: &SubnetPool) -> Result<Vec<IpNet>, Fault> {
     let subnets = ids::list(&session.within::<Subnet>(ids::namespace(pool))).await?;
     let of = subnets.iter().filter(|subnet| subnet.spec.subnet_pool.as_deref() == Some(ids::name(pool)));
     Ok(of.filter_map(|subnet| subnet.spec.cidr.parse().ok()).collect())
@@ -298,7 +316,8 @@ impl Context {
         let spec = &pool.spec;
         let (shortest, longest) = spec.lengths();
         let view = json!({
-            "description": spec.description.as_deref().unwrap_or_default(), "prefixes": spec.prefixes, "ip_version": 4,
+            "description": spec.description.as_deref().unwrap_or_default(), "prefixes": spec.prefixes,
+            "ip_version": if spec.is_of_ipv6() { 6 } else { 4 },
             // Text, as Neutron writes them.
             "default_prefixlen": spec.usual_length().to_string(), "min_prefixlen": shortest.to_string(),
             "max_prefixlen": longest.to_string(),
@@ -329,7 +348,7 @@ mod tests {
             max_length: Some(28),
             ..SubnetPoolSpec::default()
         };
-        let nets = |all: &[&str]| all.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
+        let nets = |all: &[&str]| all.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
         let pool = spec(&["10.9.0.0/24", "10.8.0.0/24"]);
         let free = |taken: &[&str], wanted| {
             free(&pool, &nets(taken), wanted).map(|net| net.to_string()).map_err(|fault| fault.name)
@@ -343,5 +362,11 @@ mod tests {
         assert_eq!(free(&[], Some(20)), Err(Some("SubnetAllocationError")), "no prefix is so large");
         assert_eq!(free(&[], Some(15)), Err(Some("MinPrefixSubnetAllocationError")));
         assert_eq!(free(&[], Some(30)), Err(Some("MaxPrefixSubnetAllocationError")));
+        let prefixes = vec!["fd00::/62".to_owned()];
+        let six = SubnetPoolSpec { prefixes, ..SubnetPoolSpec::default() };
+        let free = |taken: &[&str]| super::free(&six, &nets(taken), None).map(|net| net.to_string());
+        assert_eq!(free(&[]).unwrap(), "fd00::/64");
+        assert_eq!(free(&["fd00::/64", "fd00:0:0:1::/66"]).unwrap(), "fd00:0:0:2::/64");
+        assert!(free(&["fd00::/62"]).is_err());
     }
 }

@@ -1,23 +1,24 @@
 //! Subnets.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{
-    AllocationPool, FixedIp, HostRoute, Network, Port, ROUTER_INTERFACE, Subnet, SubnetSpec,
+    AllocationPool, FixedIp, HostRoute, Ipv6Mode, Network, Port, ROUTER_INTERFACE, Subnet, SubnetSpec,
 };
 
 use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
+use super::subnet_modes::{give, mode};
 use super::subnetpools::{self, Length};
 use super::view::{Context, HIDDEN, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -73,9 +74,9 @@ struct Fields {
     #[serde(default)]
     prefixlen: Option<Length>,
     #[serde(default)]
-    ipv6_ra_mode: Option<Value>,
+    ipv6_ra_mode: Option<String>,
     #[serde(default)]
-    ipv6_address_mode: Option<Value>,
+    ipv6_address_mode: Option<String>,
     #[serde(default)]
     segment_id: Option<Value>,
     #[serde(default)]
@@ -88,11 +89,11 @@ impl Fields {
     fn check(&self) -> Result<(), Fault> {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
         let no = [json!(false)];
-        only("ip_version", self.ip_version.as_ref(), &[json!(4), json!("4")], "only IPv4 is served")?;
+        self.version()?;
         ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
         for route in self.host_routes.iter().flatten() {
             address("host_routes", &route.nexthop)?;
-            route.destination.parse::<Ipv4Net>().map_err(|_| {
+            route.destination.parse::<IpNet>().map_err(|_| {
                 let range = &route.destination;
                 Fault::bad(format!("Invalid input for host_routes. '{range}' is not a valid IP subnet."))
             })?;
@@ -106,8 +107,7 @@ impl Fields {
             &no,
             "no subnet pool is chosen by itself",
         )?;
-        only("ipv6_ra_mode", self.ipv6_ra_mode.as_ref(), &[], "only IPv4 is served")?;
-        only("ipv6_address_mode", self.ipv6_address_mode.as_ref(), &[], "only IPv4 is served")?;
+        self.modes()?;
         only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
         for kind in self.service_types.iter().flatten() {
             if !DEVICE_OWNERS.iter().any(|prefix| kind.starts_with(prefix)) {
@@ -123,19 +123,110 @@ impl Fields {
         }
         Ok(())
     }
+
+    /// Which version is asked for, if the request says so.
+    fn version(&self) -> Result<Option<u8>, Fault> {
+        let Some(given) = &self.ip_version else { return Ok(None) };
+        let number = given.as_u64().or_else(|| given.as_str()?.parse().ok());
+        match number {
+            Some(4) => Ok(Some(4)),
+            Some(6) => Ok(Some(6)),
+            _ => {
+                Err(Fault::bad(format!("Invalid input for ip_version. Reason: '{given}' is not in [4, 6].")))
+            }
+        }
+    }
+
+    fn modes(&self) -> Result<(Option<Ipv6Mode>, Option<Ipv6Mode>), Fault> {
+        let told = mode("ipv6_ra_mode", self.ipv6_ra_mode.as_deref())?;
+        Ok((told, mode("ipv6_address_mode", self.ipv6_address_mode.as_deref())?))
+    }
+
+    /// What of a new subnet must be of the same version as its range, and its modes: Neutron's rules, and its words.
+    fn check_new(&self, net: IpNet) -> Result<(), Fault> {
+        let version = version_of(net);
+        self.check_version(version)?;
+        if self.version()?.is_some_and(|wanted| wanted != version) {
+            let wanted = self.version()?.unwrap_or_default();
+            return Err(invalid(format!("cidr '{net}' does not match the ip_version '{wanted}'")));
+        }
+        let (told, made) = self.modes()?;
+        if told.is_none() && made.is_none() {
+            return Ok(());
+        }
+        if version == 4 {
+            let field = if told.is_some() { "ipv6_ra_mode" } else { "ipv6_address_mode" };
+            return Err(invalid(format!("{field} is not valid when ip_version is 4")));
+        }
+        if self.enable_dhcp == Some(false) {
+            let text = "ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to False";
+            return Err(invalid(text.to_owned()));
+        }
+        if let (Some(_), Some(_)) = (told, made)
+            && told != made
+        {
+            return Err(invalid(format!(
+                "ipv6_ra_mode set to '{}' with ipv6_address_mode set to '{}' is not valid. If both attributes are set, they must be the same value",
+                self.ipv6_ra_mode.as_deref().unwrap_or_default(),
+                self.ipv6_address_mode.as_deref().unwrap_or_default()
+            )));
+        }
+        let spec = SubnetSpec { ra_mode: told, address_mode: made, ..SubnetSpec::default() };
+        if spec.is_automatic() && net.prefix_len() != 64 {
+            return Err(invalid(format!(
+                "Invalid CIDR {net} for IPv6 address mode. OpenStack uses the EUI-64 address format, which requires the prefix to be /64"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether all addresses are of the subnet's version.
+    fn check_version(&self, version: u8) -> Result<(), Fault> {
+        let check = |name: &str, text: &str| {
+            let ip = text.split('/').next().unwrap_or_default().parse::<IpAddr>();
+            match ip.is_ok_and(|ip| ip.is_ipv4() == (version == 4)) {
+                true => Ok(()),
+                false => Err(invalid(format!("{name} '{text}' does not match the ip_version '{version}'"))),
+            }
+        };
+        if let Some(Some(gateway)) = &self.gateway_ip {
+            check("gateway_ip", gateway)?;
+        }
+        for server in self.dns_nameservers.iter().flatten() {
+            check("dns_nameserver", server)?;
+        }
+        for route in self.host_routes.iter().flatten() {
+            check("nexthop", &route.nexthop)?;
+            check("destination", &route.destination)?;
+        }
+        for pool in self.allocation_pools.iter().flatten() {
+            check("allocation_pool", &pool.start)?;
+            check("allocation_pool", &pool.end)?;
+        }
+        Ok(())
+    }
 }
 
-fn address(field: &str, text: &str) -> Result<Ipv4Addr, Fault> {
+fn invalid(text: String) -> Fault {
+    Fault::bad(format!("Invalid input for operation: {text}.")).named("InvalidInput")
+}
+
+fn address(field: &str, text: &str) -> Result<IpAddr, Fault> {
     text.parse()
-        .map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IPv4 address.")))
+        .map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IP address.")))
 }
 
 /// Checks what can be said of a range by itself; what it must not overlap with, the API server knows. As in Neutron, an address within it may
 /// stand for it.
-fn range(text: &str) -> Result<Ipv4Net, Fault> {
-    let net = text.parse::<Ipv4Net>();
+fn range(text: &str) -> Result<IpNet, Fault> {
+    let net = text.parse::<IpNet>();
     net.map(|net| net.trunc())
-        .map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))
+        .map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IP subnet.")))
+}
+
+/// The version of a range, as clients write it.
+fn version_of(net: IpNet) -> u8 {
+    if net.addr().is_ipv4() { 4 } else { 6 }
 }
 
 async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
@@ -204,7 +295,15 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         }
         (None, None) => return Err(missing("cidr")),
     };
+    fields.check_new(net)?;
     if let Some((network, _)) = networks::outer(session, network_id).await? {
+        let six = (version_of(net) == 6).then_some(json!(6));
+        only(
+            "ip_version",
+            six.as_ref(),
+            &[],
+            "external networks have IPv4 alone: IPv6 goes between the networks of a router",
+        )?;
         let of = fields.subnetpool_id.map(Value::from);
         only("subnetpool_id", of.as_ref(), &[], "external networks have ranges of their own")?;
         let types = fields.service_types.map(|all| json!(all));
@@ -224,6 +323,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     if pool.as_ref().is_some_and(|pool| ids::namespace(pool) != ids::namespace(&network)) {
         return Err(Fault::bad("subnetpool_id: the pool is of another project than the network."));
     }
+    let (ra_mode, address_mode) = fields.modes()?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = SubnetSpec {
         id: None,
@@ -239,6 +339,8 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
         service_types: fields.service_types.unwrap_or_default(),
         subnet_pool: pool.as_ref().map(|pool| ids::name(pool).to_owned()),
+        ra_mode,
+        address_mode,
         tags: Vec::new(),
     };
     let display = name.unwrap_or_else(|| format!("{}-subnet", ids::name(&network)));
@@ -268,6 +370,9 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         }
         fault
     })?;
+    if subnet.spec.is_automatic() {
+        give(session, &subnet).await?;
+    }
     let mut view = context.subnet_view(&subnet);
     // The first of a pool: the context was loaded before.
     view["subnetpool_id"] = json!(pool.map(|pool| pool.id()));
@@ -294,6 +399,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         ("network_id", &fields.network_id),
         ("cidr", &fields.cidr),
         ("subnetpool_id", &fields.subnetpool_id),
+        ("ipv6_ra_mode", &fields.ipv6_ra_mode),
+        ("ipv6_address_mode", &fields.ipv6_address_mode),
     ];
     for (field, given) in fixed {
         if given.is_some() {
@@ -304,6 +411,15 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::bad("Attribute prefixlen cannot be updated."));
     }
     let (subnet, context) = find(&session, &id).await?;
+    let version = if subnet.spec.cidr.contains(':') { 6 } else { 4 };
+    fields.check_version(version)?;
+    if fields.version()?.is_some_and(|wanted| wanted != version) {
+        return Err(Fault::bad("Attribute ip_version cannot be updated."));
+    }
+    let told = subnet.spec.ra_mode.is_some() || subnet.spec.address_mode.is_some();
+    if fields.enable_dhcp == Some(false) && told {
+        return Err(invalid("Cannot disable enable_dhcp with ipv6 attributes set".to_owned()));
+    }
     if let Some(Some(gateway)) = &fields.gateway_ip
         && subnet.spec.gateway_ip.as_ref() != Some(gateway)
         && let Some(port) = user(&session, &subnet).await?
@@ -402,7 +518,8 @@ mod tests {
     fn ranges_are_checked() {
         assert!(range("10.0.0.0/24").is_ok());
         assert_eq!(range("10.0.0.1/24").unwrap().to_string(), "10.0.0.0/24");
-        for bad in ["10.0.0.0", "fd00::/64", "x"] {
+        assert_eq!(range("FD00::1/64").unwrap().to_string(), "fd00::/64");
+        for bad in ["10.0.0.0", "fd00::", "x"] {
             assert!(range(bad).is_err(), "{bad}");
         }
     }
@@ -417,15 +534,46 @@ mod tests {
                 .is_ok()
         );
         for text in [
-            r#"{"ip_version": 6}"#,
+            r#"{"ip_version": 5}"#,
+            r#"{"ipv6_ra_mode": "none"}"#,
             r#"{"gateway_ip": "gate"}"#,
             r#"{"host_routes": [{"destination": "far", "nexthop": "10.0.0.1"}]}"#,
-            r#"{"prefixlen": 33}"#,
+            r#"{"prefixlen": 129}"#,
             r#"{"use_default_subnetpool": true}"#,
             r#"{"dns_nameservers": ["dns.example"]}"#,
             r#"{"allocation_pools": [{"start": "10.0.0.2"}]}"#,
         ] {
             assert!(check(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_of_ipv6_follow_neutrons_rules() {
+        let check = |cidr: &str, text: &str| {
+            let body = parse::<Body>(format!(r#"{{"subnet": {text}}}"#).as_bytes()).unwrap();
+            body.subnet.check()?;
+            body.subnet.check_new(range(cidr).unwrap())
+        };
+        let six = "fd00::/64";
+        for good in [
+            r#"{"ip_version": 6}"#,
+            r#"{"ip_version": 6, "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}"#,
+            r#"{"ip_version": 6, "ipv6_address_mode": "dhcpv6-stateful", "dns_nameservers": ["2001:db8::1"]}"#,
+        ] {
+            assert!(check(six, good).is_ok(), "{good}");
+        }
+        for (cidr, bad) in [
+            (six, r#"{"ip_version": 4}"#),
+            ("10.0.0.0/24", r#"{"ip_version": 6}"#),
+            ("10.0.0.0/24", r#"{"ip_version": 4, "ipv6_ra_mode": "slaac"}"#),
+            (six, r#"{"ipv6_ra_mode": "slaac", "ipv6_address_mode": "dhcpv6-stateless"}"#),
+            (six, r#"{"ipv6_ra_mode": "slaac", "enable_dhcp": false}"#),
+            ("fd00::/80", r#"{"ipv6_address_mode": "slaac"}"#),
+            (six, r#"{"gateway_ip": "10.0.0.1"}"#),
+            (six, r#"{"dns_nameservers": ["8.8.8.8"]}"#),
+            (six, r#"{"host_routes": [{"destination": "10.0.0.0/8", "nexthop": "fd00::9"}]}"#),
+        ] {
+            assert!(check(cidr, bad).is_err(), "{bad}");
         }
     }
 }

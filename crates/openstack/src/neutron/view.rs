@@ -1,11 +1,11 @@
 //! Networks, subnets and ports as Neutron shows them, and its lists.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
@@ -239,8 +239,9 @@ impl Context {
 
     pub(super) fn subnet_view(&self, subnet: &Subnet) -> Value {
         let spec = &subnet.spec;
-        let net = spec.cidr.parse::<Ipv4Net>().ok();
+        let net = spec.cidr.parse::<IpNet>().ok();
         let gateway = spec.gateway_ip.clone().or_else(|| net.and_then(first).map(|ip| ip.to_string()));
+        let version = if net.is_some_and(|net| net.addr().is_ipv6()) { 6 } else { 4 };
         let pools: Vec<Value> = if spec.allocation_pools.is_empty() {
             let gateway = gateway.as_deref().and_then(|ip| ip.parse().ok());
             let pools = net.map(|net| default_pools(net, gateway)).unwrap_or_default();
@@ -250,9 +251,10 @@ impl Context {
         };
         let pool = spec.subnet_pool.as_deref().and_then(|name| self.pool_id(ids::namespace(subnet), name));
         let view = json!({
-            "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": 4, "cidr": spec.cidr,
+            "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": version, "cidr": spec.cidr,
             "gateway_ip": gateway.filter(|_| !spec.no_gateway), "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
-            "dns_nameservers": spec.dns_nameservers, "host_routes": spec.host_routes, "ipv6_ra_mode": null, "ipv6_address_mode": null,
+            "dns_nameservers": spec.dns_nameservers, "host_routes": spec.host_routes, "ipv6_ra_mode": spec.ra_mode,
+            "ipv6_address_mode": spec.address_mode,
             "subnetpool_id": pool, "description": spec.description.as_deref().unwrap_or_default(), "service_types": spec.service_types,
         });
         self.with_base(subnet, view)
@@ -265,18 +267,37 @@ pub(super) fn wants_all(session: &Session, params: &Params) -> bool {
     session.is_admin() && named.is_none_or(|project| project != session.project_id())
 }
 
-fn first(net: Ipv4Net) -> Option<Ipv4Addr> {
-    net.hosts().next()
+fn first(net: IpNet) -> Option<IpAddr> {
+    match net {
+        IpNet::V4(net) => net.hosts().next().map(IpAddr::from),
+        IpNet::V6(net) => Some(Ipv6Addr::from_bits(net.network().to_bits() + 1).into()),
+    }
 }
 
 /// The addresses that ports are given where the subnet names none: all but the network's, the broadcast and the gateway's.
-pub(super) fn default_pools(net: Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let (low, high) = (u32::from(net.network()), u32::from(net.broadcast()));
-    let (start, end) = (low.saturating_add(1), high.saturating_sub(1));
-    let run = |from: u32, to: u32| (from <= to).then(|| (Ipv4Addr::from(from), Ipv4Addr::from(to)));
-    match gateway.map(u32::from).filter(|gateway| (start..=end).contains(gateway)) {
+pub(super) fn default_pools(net: IpNet, gateway: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+    let (low, high) = (number(net.network()), number(net.broadcast()));
+    let v4 = net.addr().is_ipv4();
+    // IPv6 has no broadcast.
+    let (start, end) = (low.saturating_add(1), high.saturating_sub(u128::from(v4)));
+    let ip = |number: u128| match v4 {
+        // It is one of the range's.
+        true => IpAddr::from(Ipv4Addr::from_bits(number as u32)),
+        false => IpAddr::from(Ipv6Addr::from_bits(number)),
+    };
+    let run = |from: u128, to: u128| (from <= to).then(|| (ip(from), ip(to)));
+    match gateway.map(number).filter(|gateway| (start..=end).contains(gateway)) {
         None => run(start, end).into_iter().collect(),
+        Some(gateway) if gateway == end => run(start, gateway - 1).into_iter().collect(),
         Some(gateway) => [run(start, gateway - 1), run(gateway + 1, end)].into_iter().flatten().collect(),
+    }
+}
+
+/// An address as a number of its family.
+pub(super) fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
     }
 }
 
@@ -406,7 +427,7 @@ mod tests {
 
     #[test]
     fn pools_leave_out_what_is_not_a_ports() {
-        let net: Ipv4Net = "10.0.0.0/29".parse().unwrap();
+        let net: IpNet = "10.0.0.0/29".parse().unwrap();
         let pools = |gateway: &str| {
             let pools = default_pools(net, gateway.parse().ok());
             pools.iter().map(|(start, end)| format!("{start}-{end}")).collect::<Vec<_>>()
@@ -414,6 +435,8 @@ mod tests {
         assert_eq!(pools("10.0.0.1"), ["10.0.0.2-10.0.0.6"]);
         assert_eq!(pools("10.0.0.3"), ["10.0.0.1-10.0.0.2", "10.0.0.4-10.0.0.6"]);
         assert_eq!(pools(""), ["10.0.0.1-10.0.0.6"]);
+        let six = default_pools("fd00::/64".parse().unwrap(), "fd00::1".parse().ok());
+        assert_eq!(six, [("fd00::2".parse().unwrap(), "fd00::ffff:ffff:ffff:ffff".parse().unwrap())]);
     }
 
     #[test]

@@ -348,10 +348,10 @@ fn attachment(
     let network = networks.iter().find(|network| network.id() == id);
     let network = network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?;
     if let Some(ip) = &wanted.fixed_ip
-        && ip.parse::<std::net::Ipv4Addr>().is_err()
+        && ip.parse::<std::net::IpAddr>().is_err()
     {
         return Err(Fault::bad(format!(
-            "Invalid input for field/attribute fixed_ip. {ip} is no IPv4 address."
+            "Invalid input for field/attribute fixed_ip. {ip} is no IP address."
         )));
     }
     Ok(NetworkAttachment {

@@ -8,6 +8,7 @@ pub(crate) mod outer;
 mod outside;
 mod qos;
 mod shared;
+mod six;
 
 use kube::api::Api as Objects;
 use serde_json::{Value, json};

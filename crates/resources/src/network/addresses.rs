@@ -27,7 +27,7 @@ pub struct AddressGroupSpec {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// The ranges, e.g. `10.20.0.0/16`, each once and without host bits. No packet has an address of IPv6 ones yet.
+    /// The ranges, e.g. `10.20.0.0/16`, each once and without host bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub addresses: Vec<String>,

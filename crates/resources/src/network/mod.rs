@@ -1,5 +1,8 @@
 //! `network.yunfan.io/v1`: tenant networks. The cluster network is no object: it is there on each node.
 
+use std::net::Ipv6Addr;
+
+use ipnet::Ipv6Net;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -136,8 +139,8 @@ pub struct SubnetSpec {
     pub display_name: Option<String>,
     /// `metadata.name` of the Network, in the same namespace.
     pub network: String,
-    /// Range of addresses, e.g. `10.10.0.0/24` (IPv4; at most /29). Must not overlap the Service CIDR or another
-    /// Subnet of the same Network.
+    /// Range of addresses, e.g. `10.10.0.0/24` (IPv4, at most /29) or `2001:db8:1::/64` (IPv6, /126 at most). Must not overlap the
+    /// Service CIDR or another Subnet of the same Network.
     pub cidr: String,
     /// Address of the gateway, which also answers DNS; the first of the range when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,9 +148,15 @@ pub struct SubnetSpec {
     /// Addresses that ports are given; all but the gateway's, the network's and the broadcast address when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allocation_pools: Vec<AllocationPool>,
-    /// Whether DHCP answers on the network.
+    /// Whether DHCP answers on the network; of IPv6, whether guests are told of addresses at all.
     #[serde(default = "yes")]
     pub enable_dhcp: bool,
+    /// What router advertisements tell guests of IPv6; without it there are none. It can't be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ra_mode: Option<Ipv6Mode>,
+    /// How guests come to have their addresses of IPv6; the same as `raMode` where both are given. It can't be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_mode: Option<Ipv6Mode>,
     /// DNS servers told to guests in place of the gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_nameservers: Vec<String>,
@@ -172,6 +181,37 @@ pub struct SubnetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub tags: Vec<String>,
+}
+
+/// How guests come to have addresses of IPv6, and what goes with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ipv6Mode {
+    /// They make their own, of the Subnet's range and their MAC address.
+    #[serde(rename = "slaac")]
+    Slaac,
+    /// DHCPv6 gives them.
+    #[serde(rename = "dhcpv6-stateful")]
+    Stateful,
+    /// They make their own, and ask DHCPv6 for the rest.
+    #[serde(rename = "dhcpv6-stateless")]
+    Stateless,
+}
+
+impl SubnetSpec {
+    /// Whether addresses of the Subnet are made of MAC addresses.
+    pub fn is_automatic(&self) -> bool {
+        let makes = |mode: Option<Ipv6Mode>| matches!(mode, Some(Ipv6Mode::Slaac | Ipv6Mode::Stateless));
+        makes(self.ra_mode) || makes(self.address_mode)
+    }
+}
+
+/// The address of a range of IPv6 that is made of a MAC address (EUI-64); `None` if it is no such range or address.
+pub fn automatic_address(range: Ipv6Net, mac: &str) -> Option<Ipv6Addr> {
+    let bytes: Vec<u8> =
+        mac.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
+    let [a, b, c, d, e, f] = bytes[..] else { return None };
+    let own = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    (range.prefix_len() == 64).then(|| Ipv6Addr::from_bits(range.network().to_bits() | u128::from(own)))
 }
 
 /// A route of a [`Subnet`]'s guests, or of a [`Router`].
@@ -225,7 +265,8 @@ pub struct PortSpec {
     /// MAC address, six lower-case pairs with colons; chosen (prefix `fa:16:3e`) when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac_address: Option<String>,
-    /// Addresses; one of each Subnet's family is chosen when none is given.
+    /// Addresses; one of IPv4 and one of IPv6 are chosen when none is given, of the Network's Subnets. Those that are made of the MAC
+    /// address (`raMode` or `addressMode` of a Subnet is `slaac` or `dhcpv6-stateless`) are always there; Pods have IPv4 alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub fixed_ips: Vec<FixedIp>,
@@ -300,7 +341,7 @@ impl PortSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AddressPair {
-    /// An IPv4 address, or a range such as `10.0.0.0/28`.
+    /// An address, or a range such as `10.0.0.0/28` or `2001:db8:1::/80`.
     pub ip: String,
     /// The MAC address that goes with it; the port's own when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -28,22 +28,22 @@ pub struct SubnetPoolSpec {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// The ranges, e.g. `10.8.0.0/16` (IPv4), apart from one another. None is taken away while Subnets are of the pool.
+    /// The ranges, e.g. `10.8.0.0/16` (IPv4) or `2001:db8::/48` (IPv6, without any of IPv4 beside), apart from one another. None is taken away while Subnets are of the pool.
     #[schemars(length(min = 1, max = 64))]
     pub prefixes: Vec<String>,
     /// Length of the prefix of a Subnet that asks for none; the shortest that is allowed when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 8, max = 32))]
+    #[schemars(range(min = 8, max = 128))]
     pub default_length: Option<u8>,
-    /// The shortest prefix of a Subnet, which is the largest Subnet; 8 when it is not given.
+    /// The shortest prefix of a Subnet, which is the largest Subnet; 8 when it is not given, of IPv6 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 8, max = 32))]
+    #[schemars(range(min = 8, max = 128))]
     pub min_length: Option<u8>,
-    /// The longest prefix of a Subnet, which is the smallest Subnet; 32 when it is not given.
+    /// The longest prefix of a Subnet, which is the smallest Subnet; 32 when it is not given, of IPv6 128.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 8, max = 32))]
+    #[schemars(range(min = 8, max = 128))]
     pub max_length: Option<u8>,
-    /// How many addresses all Subnets of the pool have at most; any number when it is not given.
+    /// How many addresses, of IPv6 how many /64s, all Subnets of the pool have at most; any number when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u32>,
     /// Free words to find it by.
@@ -53,9 +53,15 @@ pub struct SubnetPoolSpec {
 }
 
 impl SubnetPoolSpec {
+    /// Whether its prefixes are of IPv6.
+    pub fn is_of_ipv6(&self) -> bool {
+        self.prefixes.first().is_some_and(|prefix| prefix.contains(':'))
+    }
+
     /// The shortest and the longest prefix of its Subnets.
     pub fn lengths(&self) -> (u8, u8) {
-        (self.min_length.unwrap_or(8), self.max_length.unwrap_or(32))
+        let (shortest, longest) = if self.is_of_ipv6() { (64, 128) } else { (8, 32) };
+        (self.min_length.unwrap_or(shortest), self.max_length.unwrap_or(longest))
     }
 
     /// The prefix's length of a Subnet that asks for none.

@@ -62,7 +62,7 @@ pub enum EtherType {
     /// IPv4.
     #[default]
     IPv4,
-    /// IPv6, which no network has yet: such a rule lets nothing pass.
+    /// IPv6. Neighbour discovery always passes.
     IPv6,
 }
 

@@ -49,7 +49,9 @@ pub(super) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
             return Err(wrong(".port", json!(it.port), "no such Port in the namespace".to_owned()));
         };
         let own = port.value()["spec"]["fixedIps"].as_array().into_iter().flatten();
-        let mut own = own.filter_map(|fixed| fixed["ip"].as_str());
+        // Outer addresses are of IPv4, and lead to such.
+        let own = own.filter_map(|fixed| fixed["ip"].as_str());
+        let mut own = own.filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok());
         let wanted = it.fixed_ip.as_deref().filter(|ip| !ip.is_empty());
         let fixed = own.find(|ip| wanted.is_none_or(|wanted| wanted == *ip)).map(str::to_owned);
         let Some(fixed) = fixed else {

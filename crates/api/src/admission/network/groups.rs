@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 use yunfan_resources::network::SecurityGroupRule;
@@ -129,8 +129,8 @@ pub(super) fn port(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan)
     for (index, pair) in pairs.iter().enumerate() {
         let field = |name: &str| format!("spec.allowedAddressPairs[{index}].{name}");
         let text = pair["ip"].as_str().unwrap_or_default();
-        if text.parse::<Ipv4Net>().is_err() && text.parse::<std::net::Ipv4Addr>().is_err() {
-            let why = "must be an IPv4 address or a range such as 10.0.0.0/28";
+        if text.parse::<IpNet>().is_err() && text.parse::<std::net::IpAddr>().is_err() {
+            let why = "must be an address or a range such as 10.0.0.0/28";
             return Err(attempt.invalid(FieldError::invalid(field("ip"), text, why)));
         }
         if let Some(mac) = pair["mac"].as_str()

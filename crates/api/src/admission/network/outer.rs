@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 use yunfan_resources::network::ROUTER_INTERFACE;
@@ -42,7 +42,10 @@ pub(super) fn external(
             return Err(attempt.invalid(FieldError::invalid(field("cidr"), text, why)));
         }
         known.push(net);
-        if subnet["gatewayIp"].as_str().is_some_and(|ip| !ip.parse().is_ok_and(|ip| usable(net, ip))) {
+        if subnet["gatewayIp"]
+            .as_str()
+            .is_some_and(|ip| !ip.parse::<Ipv4Addr>().is_ok_and(|ip| usable(net, ip)))
+        {
             let given = subnet["gatewayIp"].clone();
             return Err(attempt.invalid(FieldError::invalid(
                 field("gatewayIp"),
@@ -187,7 +190,7 @@ fn interfaces(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
     let port = |name: &str| view.get(GROUP, "ports", attempt.namespace, name);
     let network =
         |name: &str| port(name).and_then(|port| port.value()["spec"]["network"].as_str().map(str::to_owned));
-    let mut ranges: Vec<Ipv4Net> = Vec::new();
+    let mut ranges: Vec<IpNet> = Vec::new();
     for (index, name) in wanted.iter().enumerate() {
         let wrong = |why: String| {
             attempt.invalid(FieldError::invalid(format!("spec.interfaces[{index}]"), name.as_str(), why))
@@ -210,7 +213,7 @@ fn interfaces(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
             let subnet =
                 view.get(GROUP, "subnets", attempt.namespace, fixed["subnet"].as_str().unwrap_or_default());
             let net =
-                subnet.and_then(|subnet| subnet.value()["spec"]["cidr"].as_str()?.parse::<Ipv4Net>().ok());
+                subnet.and_then(|subnet| subnet.value()["spec"]["cidr"].as_str()?.parse::<IpNet>().ok());
             let Some(net) = net else { continue };
             if let Some(other) = ranges.iter().find(|other| overlap(net, **other)) {
                 return Err(wrong(format!("its range {net} overlaps {other}, which the Router has already")));
@@ -273,6 +276,9 @@ fn routes(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
         let Some(by) = ip_of(&route["nexthop"]) else {
             return wrong("nexthop", "must be an IPv4 address");
         };
+        if by.is_ipv6() {
+            return wrong("nexthop", "must be an IPv4 address");
+        }
         if own.contains(&by) {
             return wrong("nexthop", "the nexthop is used by router");
         }
@@ -345,13 +351,19 @@ pub(super) fn floating(
         .flatten()
         .filter_map(|fixed| fixed["ip"].as_str().map(str::to_owned))
         .collect();
+    // Outer addresses are of IPv4, and stand for such.
+    let fixed: Vec<String> = fixed.into_iter().filter(|ip| ip.parse::<Ipv4Addr>().is_ok()).collect();
     let chosen = match spec["fixedIp"].as_str().filter(|ip| !ip.is_empty()) {
         Some(ip) => fixed.iter().find(|own| *own == ip),
         None => fixed.first(),
     };
     let Some(chosen) = chosen else {
         let given = spec["fixedIp"].clone();
-        return Err(attempt.invalid(FieldError::invalid("spec.fixedIp", given, "is no address of the Port")));
+        return Err(attempt.invalid(FieldError::invalid(
+            "spec.fixedIp",
+            given,
+            "is no IPv4 address of the Port",
+        )));
     };
     // The address may be the chain's choice, and there is no other to choose.
     let holder = view.cache.claims().holder(&claims::floating(attempt.namespace, name, chosen));

@@ -3,23 +3,23 @@
 //! A Subnet of a pool writes the pool's counter and compares it and the pool, and a change of the pool compares the counter: so two at a
 //! time do not get the same range, and none gets one that its pool no longer has.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::Value;
 use yunfan_objects::FieldError;
 use yunfan_resources::network::SubnetPoolSpec;
 
 use super::super::{Attempt, Refusal, View, WritePlan};
-use super::{GROUP, cidr, overlap, uses};
+use super::{GROUP, any_cidr, overlap, uses};
 
 const PLURAL: &str = "subnetpools";
 const COUNTER: &str = "subnetpool";
 
-fn net(value: &Value) -> Option<Ipv4Net> {
+fn net(value: &Value) -> Option<IpNet> {
     value.as_str()?.parse().ok()
 }
 
 /// The ranges of a namespace's Subnets that are of a pool, but for one Subnet.
-fn given(view: &View<'_>, namespace: &str, pool: &str, but: &str) -> Vec<(String, Ipv4Net)> {
+fn given(view: &View<'_>, namespace: &str, pool: &str, but: &str) -> Vec<(String, IpNet)> {
     let subnets = view.list(GROUP, "subnets", namespace);
     let of = |subnet: &Value| {
         let name = subnet["metadata"]["name"].as_str()?.to_owned();
@@ -34,7 +34,7 @@ pub(super) fn subnet(
     view: &View<'_>,
     attempt: &Attempt<'_>,
     plan: &mut WritePlan,
-    range: Ipv4Net,
+    range: IpNet,
 ) -> Result<(), Refusal> {
     let Some(pool) = attempt.object["spec"]["subnetPool"].as_str() else { return Ok(()) };
     let there = view.get(GROUP, PLURAL, attempt.namespace, pool);
@@ -45,7 +45,7 @@ pub(super) fn subnet(
     let wrong = |why: String| attempt.invalid(FieldError::invalid("spec.cidr", range.to_string(), why));
     let spec: SubnetPoolSpec = serde_json::from_value(there.value()["spec"].clone())
         .map_err(|error| wrong(format!("SubnetPool {pool} cannot be read: {error}")))?;
-    let within = |prefix: &String| prefix.parse::<Ipv4Net>().is_ok_and(|prefix| prefix.contains(&range));
+    let within = |prefix: &String| prefix.parse::<IpNet>().is_ok_and(|prefix| prefix.contains(&range));
     if !spec.prefixes.iter().any(within) {
         return Err(wrong(format!("is in none of the prefixes of SubnetPool {pool}")));
     }
@@ -57,9 +57,13 @@ pub(super) fn subnet(
     if let Some((name, other)) = others.iter().find(|(_, other)| overlap(range, *other)) {
         return Err(wrong(format!("overlaps Subnet {name} ({other}) of the same SubnetPool")));
     }
-    let size = |net: &Ipv4Net| 1_u64 << (32 - net.prefix_len());
-    let used: u64 = others.iter().map(|(_, other)| size(other)).sum();
-    if spec.quota.is_some_and(|quota| used + size(&range) > u64::from(quota)) {
+    // Of IPv4 each address counts, of IPv6 each /64, as in Neutron.
+    let size = |net: &IpNet| {
+        let unit = if net.addr().is_ipv4() { 32 } else { 64_u8 };
+        unit.checked_sub(net.prefix_len()).map_or(0, |bits| 1_u64 << bits)
+    };
+    let used = others.iter().map(|(_, other)| size(other)).fold(0, u64::saturating_add);
+    if spec.quota.is_some_and(|quota| used.saturating_add(size(&range)) > u64::from(quota)) {
         let why = format!(
             "Per-tenant subnet pool prefix quota exceeded: {used} addresses of SubnetPool {pool} are in use"
         );
@@ -77,11 +81,14 @@ pub(super) fn pool(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan)
     let Ok(spec) = serde_json::from_value::<SubnetPoolSpec>(attempt.object["spec"].clone()) else {
         return Ok(());
     };
-    let mut ranges: Vec<Ipv4Net> = Vec::with_capacity(spec.prefixes.len());
+    let mut ranges: Vec<IpNet> = Vec::with_capacity(spec.prefixes.len());
     for (index, text) in spec.prefixes.iter().enumerate() {
         let wrong =
             |why| attempt.invalid(FieldError::invalid(format!("spec.prefixes[{index}]"), text.clone(), why));
-        let range = cidr(text).map_err(wrong)?;
+        let range = any_cidr(text).map_err(wrong)?;
+        if ranges.first().is_some_and(|first| first.addr().is_ipv4() != range.addr().is_ipv4()) {
+            return Err(wrong("a pool has prefixes of IPv4 or of IPv6, not both".to_owned()));
+        }
         if let Some(other) = ranges.iter().find(|other| overlap(range, **other)) {
             return Err(wrong(format!("overlaps {other}")));
         }
