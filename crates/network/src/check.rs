@@ -52,6 +52,9 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
         }
     }
     let cluster = matches!(network.kind, NetworkKind::Cluster { .. });
+    if !network.subnets6.is_empty() && network.mtu < 1280 {
+        return Err(NetworkError::invalid("mtu", format!("{} is less than the 1280 of IPv6", network.mtu)));
+    }
     for (at, subnet) in network.subnets6.iter().enumerate() {
         one_subnet6(subnet)?;
         let earlier = network.subnets6[..at].iter().find(|other| overlap6(other.cidr, subnet.cidr));

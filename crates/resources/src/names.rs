@@ -38,6 +38,8 @@ pub const TENANT_POD_SECURITY: &str = "baseline";
 /// The value [`CLUSTER_NETWORK`] names the cluster network even where the namespace has a default.
 pub const NETWORK_ANNOTATION: &str = "network.yunfan.io/network";
 
+/// On a Subnet that is about to go, `true`: no Port gets an address of it any more, also where addresses are made of MACs.
+pub const RETIRING_ANNOTATION: &str = "network.yunfan.io/retiring";
 /// Annotation on a Namespace: the Network that Pods without [`NETWORK_ANNOTATION`] join.
 pub const DEFAULT_NETWORK_ANNOTATION: &str = "network.yunfan.io/default-network";
 

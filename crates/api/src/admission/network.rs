@@ -41,6 +41,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("networks", Operation::Create | Operation::Update) => {
             qos::default_of(view, attempt);
             qos::user(view, attempt, plan)?;
+            ranges::mtu(view, attempt)?;
             shares::network(view, attempt, plan)
         }
         ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
@@ -109,6 +110,12 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
     let net = any_cidr(&text)
         .map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
     ranges::modes(attempt, net)?;
+    let mtu = view.get(GROUP, "networks", attempt.namespace, &network);
+    let mtu = mtu.and_then(|network| network.value()["spec"]["mtu"].as_u64());
+    if net.addr().is_ipv6() && mtu.is_some_and(|mtu| mtu < ranges::SMALLEST_MTU) {
+        let why = format!("needs a Network whose mtu is {} at least", ranges::SMALLEST_MTU);
+        return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
+    }
     let service = view.config.service_cidr;
     if overlap(net, service) {
         let why = format!("overlaps the Service range {service}");

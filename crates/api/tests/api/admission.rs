@@ -282,6 +282,9 @@ async fn ports_have_addresses_of_both_families() {
         let message = subnet("bad", more.clone()).await.refused(422);
         assert!(message.contains(field), "{more}: {message}");
     }
+    make("networks", net("Network", "small", json!({"mtu": 1279}))).await.expect(201);
+    let small = json!({"network": "small", "cidr": "fd00:2::/64"});
+    assert!(make("subnets", net("Subnet", "small", small)).await.refused(422).contains("1280"));
     subnet("auto", json!({"cidr": "fd00:2::/64", "raMode": "slaac", "addressMode": "slaac"}))
         .await
         .expect(201);

@@ -1,7 +1,9 @@
 //! How guests come to have addresses of IPv6, as subnets say it.
 
 use axum::http::StatusCode;
-use serde_json::json;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use yunfan_resources::names::RETIRING_ANNOTATION;
 use yunfan_resources::network::{FixedIp, Ipv6Mode, Port, ROUTER_INTERFACE, Subnet};
 
 use crate::auth::Session;
@@ -44,5 +46,35 @@ pub(super) async fn give(session: &Session, subnet: &Subnet) -> Result<(), Fault
             other => drop(other?),
         }
     }
+    Ok(())
+}
+
+/// As in Neutron, a subnet whose addresses are made of MACs goes while ports have some: they lose them. First it gives no more, so that none
+/// gets one meanwhile; where it stays after all it gives them again.
+pub(super) async fn take(session: &Session, subnet: &Subnet) -> Result<(), Fault> {
+    retire(session, subnet, json!("true")).await?;
+    let ports = session.within::<Port>(ids::namespace(subnet));
+    let name = Some(ids::name(subnet));
+    let has = |port: &Port| port.spec.fixed_ips.iter().any(|own| own.subnet.as_deref() == name);
+    for port in ids::list(&ports).await?.into_iter().filter(has) {
+        let changed = change::edit(&ports, port, |port| {
+            let mut fixed = port.spec.fixed_ips.clone();
+            fixed.retain(|own| own.subnet.as_deref() != name);
+            Ok(Changes::default().set("fixedIps", Some(json!(fixed))))
+        });
+        match changed.await {
+            // It is gone meanwhile.
+            Err(fault) if fault.status == StatusCode::NOT_FOUND => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+/// Says on a subnet whether it gives addresses.
+pub(super) async fn retire(session: &Session, subnet: &Subnet, word: Value) -> Result<(), Fault> {
+    let patch = json!({"metadata": {"annotations": {RETIRING_ANNOTATION: word}}});
+    let subnets = session.within::<Subnet>(ids::namespace(subnet));
+    subnets.patch(ids::name(subnet), &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(())
 }

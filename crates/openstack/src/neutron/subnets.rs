@@ -18,7 +18,7 @@ use yunfan_resources::network::{
 use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
-use super::subnet_modes::{give, mode};
+use super::subnet_modes::{give, mode, retire, take};
 use super::subnetpools::{self, Length};
 use super::view::{Context, HIDDEN, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -422,7 +422,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     }
     if let Some(Some(gateway)) = &fields.gateway_ip
         && subnet.spec.gateway_ip.as_ref() != Some(gateway)
-        && let Some(port) = user(&session, &subnet).await?
+        && let Some(port) = user(&session, &subnet, |_| true).await?
     {
         let old = subnet.spec.gateway_ip.as_deref().unwrap_or_default();
         return Err(Fault::conflict(format!(
@@ -480,7 +480,9 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     }
     let (subnet, _) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&subnet), ids::name(&subnet));
-    if let Some(port) = user(session, &subnet).await? {
+    let automatic = subnet.spec.is_automatic();
+    let keeps = |port: &Port| !automatic || port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE);
+    if let Some(port) = user(session, &subnet, keeps).await? {
         return Err(Fault::conflict(format!(
             "Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet, for \
              example {}.",
@@ -488,7 +490,16 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         ))
         .named("SubnetInUse"));
     }
-    match session.within::<Subnet>(namespace).delete(name, &change::deletion(&subnet)?).await {
+    let mut deletion = change::deletion(&subnet)?;
+    if automatic {
+        take(session, &subnet).await?;
+        deletion.preconditions = None;
+    }
+    let deleted = session.within::<Subnet>(namespace).delete(name, &deletion).await;
+    if deleted.is_err() && automatic {
+        retire(session, &subnet, Value::Null).await?;
+    }
+    match deleted {
         // By ports of other projects, which only the API server sees.
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let text = format!("Unable to complete operation on subnet {id}: {}", status.message);
@@ -501,12 +512,12 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     }
 }
 
-/// A port that has an address of the subnet.
-async fn user(session: &Session, subnet: &Subnet) -> Result<Option<Port>, Fault> {
+/// A port of this sort that has an address of the subnet.
+async fn user(session: &Session, subnet: &Subnet, is: impl Fn(&Port) -> bool) -> Result<Option<Port>, Fault> {
     let name = Some(ids::name(subnet));
     let ports = ids::list(&session.within::<Port>(ids::namespace(subnet))).await?;
     let uses = |port: &Port| port.spec.fixed_ips.iter().any(|fixed| fixed.subnet.as_deref() == name);
-    Ok(ports.into_iter().find(uses))
+    Ok(ports.into_iter().find(|port| uses(port) && is(port)))
 }
 
 #[cfg(test)]

@@ -71,6 +71,14 @@ async fn networks_have_subnets_of_both_versions() {
     }
     let routes = json!({"router": {"routes": [{"destination": "fd00:9::/64", "nexthop": "fd00:2::1"}]}});
     demo.must(400, "PUT", &router, routes).await;
+
+    // A subnet of made addresses goes with them, but not while it is a router's.
+    assert_eq!(kind(&demo.must(409, "DELETE", &at, Value::Null).await), "SubnetInUse");
+    let left = json!({"subnet_id": auto["id"]});
+    demo.must(200, "PUT", &format!("{router}/remove_router_interface"), left).await;
+    demo.must(204, "DELETE", &at, Value::Null).await;
+    let port = demo.get(&format!("{PORTS}/{}", text(&port["id"]))).await["port"].clone();
+    assert_eq!(port["fixed_ips"].as_array().map(Vec::len), Some(2), "{port}");
 }
 
 #[tokio::test]

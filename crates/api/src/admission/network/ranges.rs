@@ -6,13 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
+use yunfan_resources::names::RETIRING_ANNOTATION;
 use yunfan_resources::network::{ROUTER_INTERFACE, automatic_address};
 
-use super::super::{Attempt, Refusal};
+use super::super::{Attempt, Refusal, View};
+use super::GROUP;
 
 /// The longest prefixes that leave room for a gateway and a few ports, and the shortest.
 const LENGTHS: (u8, u8) = (8, 29);
 const LENGTHS_6: (u8, u8) = (16, 126);
+/// The smallest largest packet of IPv6, bytes.
+pub(super) const SMALLEST_MTU: u64 = 1280;
 /// Modes in which addresses are made of MAC addresses.
 const AUTOMATIC: [&str; 2] = ["slaac", "dhcpv6-stateless"];
 
@@ -90,6 +94,23 @@ fn numbered(net: IpNet, number: u128) -> IpAddr {
         IpNet::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
         IpNet::V6(_) => Ipv6Addr::from_bits(number).into(),
     }
+}
+
+/// A Network with Subnets of IPv6 has packets as large as that has at least.
+pub(super) fn mtu(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let mtu = attempt.object["spec"]["mtu"].as_u64().unwrap_or(SMALLEST_MTU);
+    if mtu >= SMALLEST_MTU || attempt.old.is_none() {
+        return Ok(());
+    }
+    let six = |subnet: &Value| {
+        let cidr = subnet["spec"]["cidr"].as_str().unwrap_or_default();
+        subnet["spec"]["network"] == attempt.name && cidr.contains(':')
+    };
+    if view.list(GROUP, "subnets", attempt.namespace).iter().any(|subnet| six(subnet.value())) {
+        let why = format!("must be {SMALLEST_MTU} at least, since the Network has a Subnet of IPv6");
+        return Err(attempt.invalid(FieldError::invalid("spec.mtu", mtu, why)));
+    }
+    Ok(())
 }
 
 /// What a Subnet says of how guests come to have addresses: of IPv6 alone, and one thing.
@@ -172,6 +193,8 @@ pub(super) struct Range {
     pools: Vec<(IpAddr, IpAddr)>,
     /// Its addresses are made of MAC addresses.
     automatic: bool,
+    /// It gives no more of them.
+    retiring: bool,
 }
 
 impl Range {
@@ -191,7 +214,8 @@ impl Range {
         let name = object["metadata"]["name"].as_str()?.to_owned();
         let is = |field: &str| spec[field].as_str().is_some_and(|mode| AUTOMATIC.contains(&mode));
         let automatic = is("raMode") || is("addressMode");
-        Some(Self { name, net, gateway: ip_of(&spec["gatewayIp"]), pools, automatic })
+        let retiring = object["metadata"]["annotations"][RETIRING_ANNOTATION] == "true";
+        Some(Self { name, net, gateway: ip_of(&spec["gatewayIp"]), pools, automatic, retiring })
     }
 
     /// Whether it is one of those that it gives out.
@@ -237,7 +261,7 @@ pub(super) fn wishes(attempt: &Attempt<'_>, ranges: &[Range]) -> Vec<Value> {
         }
     }
     if !is_router(attempt) {
-        for range in ranges.iter().filter(|range| range.automatic) {
+        for range in ranges.iter().filter(|range| range.automatic && !range.retiring) {
             let is_of = |wish: &Value| {
                 wish["subnet"] == range.name.as_str()
                     || ip_of(&wish["ip"]).is_some_and(|ip| range.net.contains(&ip))
@@ -263,7 +287,7 @@ pub(super) fn address(
     let family = fixed["v4"].as_bool();
     let of = |range: &&Range| {
         subnet.is_none_or(|name| range.name == name)
-            && family.is_none_or(|v4| range.net.addr().is_ipv4() == v4 && !range.automatic)
+            && family.is_none_or(|v4| range.net.addr().is_ipv4() == v4 && !range.automatic && !range.retiring)
     };
     let wanted = ranges.iter().filter(of).collect::<Vec<_>>();
     if wanted.is_empty() {
