@@ -125,7 +125,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
         };
         let of = |version: &str| {
             let mut subnets = view["subnet_ip_availability"].as_array().into_iter().flatten();
-            subnets.any(|subnet| subnet["ip_version"].to_string() == version)
+            let version = version.parse::<u64>().ok();
+            subnets.any(|subnet| subnet["ip_version"].as_u64() == version)
         };
         params.get("ip_version").is_none_or(of)
             && ["network_id", "network_name", "tenant_id", "project_id"].into_iter().all(is)
