@@ -35,7 +35,7 @@ pub(crate) struct Containers {
 /// In the agent's directory: the socket of the runtime that has this node's containers. None is there for the embedded one.
 const NOTE: &str = "container-runtime";
 
-/// Opens the runtime that was chosen. In `memory` is what must not reach a disk.
+/// Opens the runtime that was chosen. In `memory` is what must not reach a disk, below `claims` what single Pods have mounted.
 ///
 /// # Errors
 /// When it can't be used, or containers of this node run by another one.
@@ -43,7 +43,7 @@ pub(crate) async fn open(
     chosen: ContainerRuntime,
     tag: &str,
     root: &Path,
-    memory: &Path,
+    (memory, claims): (&Path, &Path),
 ) -> Result<Containers> {
     let socket = match &chosen {
         ContainerRuntime::Embedded { .. } => None,
@@ -54,7 +54,9 @@ pub(crate) async fn open(
         ContainerRuntime::Embedded { shim, registries } => {
             let registries = Some(registries);
             let (root, memory) = (root.to_owned(), Some(memory.to_owned()));
-            let config = yunfan_runtime::Config { tag: tag.to_owned(), root, shim, registries, memory };
+            let apart = vec![claims.to_owned()];
+            let config =
+                yunfan_runtime::Config { tag: tag.to_owned(), root, shim, registries, memory, apart };
             let runtime = EmbeddedRuntime::open(config).await?;
             let version = format!("yunfan://{}", env!("CARGO_PKG_VERSION"));
             let features = runtime.features();

@@ -215,8 +215,8 @@ impl Agent {
         for prepared in [memory.prepare().await, attached.prepare().await] {
             prepared.map_err(directory)?;
         }
-        let (chosen, in_memory) = (config.containers.clone(), memory.root());
-        let containers = containers::open(chosen, &config.tag, &config.root, in_memory).await?;
+        let (chosen, apart) = (config.containers.clone(), (memory.root(), attached.root()));
+        let containers = containers::open(chosen, &config.tag, &config.root, apart).await?;
         let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared)).await?;
         let hypervisor: Arc<dyn Hypervisor> = match config.accelerator {
             AcceleratorChoice::Fake => Arc::new(Fake::default()),

@@ -237,7 +237,12 @@ pub(crate) fn mounts(
         let propagation = match mount.propagation {
             Propagation::Private => MountPropagation::PropagationPrivate,
             Propagation::FromNode => MountPropagation::PropagationHostToContainer,
+            Propagation::Both => MountPropagation::PropagationBidirectional,
         };
+        if mount.propagation != Propagation::Private {
+            // The runtime refuses it otherwise, with its own words where this fails.
+            let _ = kit::share_mount(&mount.host_path);
+        }
         mounts.push(cri::Mount {
             container_path: mount.container_path.to_string_lossy().into_owned(),
             host_path: host::source_of(pod, id, number, mount)?.to_string_lossy().into_owned(),

@@ -1,11 +1,14 @@
 //! Control groups as files: finding the hierarchies, reading counters, killing and removing.
 //! Making them and setting limits is libcontainer's work.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use crate::error::{Result, RuntimeError};
 use crate::types::{ContainerStats, Resources};
 
 /// How long processes may take to die of SIGKILL before we give up waiting.
@@ -220,6 +223,34 @@ fn processes_in(dir: &Path) -> Vec<i32> {
         found.extend(processes_in(&below));
     }
     found
+}
+
+/// Gives all processes in the cgroup and below this score, by which the kernel chooses whom it kills for memory.
+///
+/// # Errors
+/// What keeps it from one that is still there.
+pub(crate) fn set_oom_score(cgroup: &str, score: i32) -> Result<()> {
+    const MOST_LOOKS: usize = 16;
+    let mut done = HashSet::new();
+    // Until nobody is new: one that begins meanwhile has the score of the one that began it, maybe still the old one.
+    for _ in 0..MOST_LOOKS {
+        let all: HashSet<i32> = directories(cgroup).iter().flat_map(|dir| processes_in(dir)).collect();
+        let new: Vec<i32> = all.difference(&done).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for pid in &new {
+            let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+            if let Err(error) = std::fs::write(&path, score.to_string())
+                // It ended meanwhile.
+                && !matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH))
+            {
+                return Err(RuntimeError::io("write", &path)(error));
+            }
+        }
+        done.extend(new);
+    }
+    Ok(())
 }
 
 /// A file of the cgroup in the v1 hierarchy of `controller`, else in the unified one.

@@ -2,13 +2,14 @@
 //!
 //! A frame is its length (4 bytes, little endian) and JSON. One connection carries one request and its replies:
 //! `Subscribe` is answered by a snapshot and then by events for ever, `Exec` by `ExecStarted` and `ExecExited`,
-//! `Attach` by `Attached` and `ExecExited` (and may be followed by `EndInput`), all others by one reply. File descriptors travel with the first byte of a frame.
+//! `Attach` by `Attached` and `ExecExited` (and may be followed by `EndInput`), all others by one reply. File descriptors travel with the first byte of a frame:
+//! with `Create`, trees of the node's mounts for its binds.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::ContainerStatus;
+use crate::types::{ContainerStatus, Propagation};
 
 /// A longer frame ends the connection.
 pub(crate) const LONGEST_FRAME: usize = 1 << 20;
@@ -38,9 +39,9 @@ pub(crate) const READY: &str = "ready\n";
 pub(crate) struct Start {
     /// The pod's directory.
     pub(crate) pod: PathBuf,
-    /// Where pods have files and mounts in memory; no pod sees the mounts of another.
+    /// Below these are mounts of single pods: no pod sees those of another.
     #[serde(default)]
-    pub(crate) hide: Option<PathBuf>,
+    pub(crate) hide: Vec<PathBuf>,
     /// Below that: where the mounts belong that come along.
     #[serde(default)]
     pub(crate) memory: Option<PathBuf>,
@@ -106,6 +107,9 @@ pub(crate) enum Bind {
     Part { base: PathBuf, path: PathBuf, at: String, make: bool },
     /// The layers that are linked in the directory `links`, by their numbers, uppermost first.
     Layers { links: String, count: usize, at: String },
+    /// What is at `path` in the pod's own mounts, with all that is mounted below it; without a path, the next of the trees that came along.
+    /// For shims that say that they take it.
+    Tree { path: Option<PathBuf>, at: String, propagation: Propagation },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,6 +125,9 @@ pub(crate) enum Reply {
     Snapshot {
         shim_pid: i32,
         containers: Vec<ContainerStatus>,
+        /// Whether it takes [`Bind::Tree`].
+        #[serde(default)]
+        takes_trees: bool,
     },
     Container(Box<ContainerStatus>),
     ExecStarted,

@@ -104,6 +104,8 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
         // The places in it had to be made first. What the Pod itself mounts there is as it asks for it.
         read_only.push(CGROUPS);
     }
+    // Otherwise nothing that is mounted in the container would leave it, whatever its volumes are.
+    let both = input.binds.iter().any(|bound| bound.propagation == Propagation::Both);
     let own = devices::given(&config.devices)?;
     let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
     given.extend(own.made);
@@ -129,6 +131,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
         "mounts": mounts(input)?,
         "linux": {
             "namespaces": namespaces(input),
+            "rootfsPropagation": if both { "shared" } else { "slave" },
             "cgroupsPath": format!("/{}", input.cgroup),
             "devices": given,
             "resources": resources(input, own.rules),
@@ -302,6 +305,7 @@ fn bind(bound: &Bound) -> Result<Value> {
     let propagation = match bound.propagation {
         Propagation::Private => "rprivate",
         Propagation::FromNode => "rslave",
+        Propagation::Both => "rshared",
     };
     Ok(json!({"destination": bound.target, "type": "bind",
             "source": bound.source, "options": ["rbind", propagation, access]}))

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::error::{Result, RuntimeError};
 
-/// Most file descriptors in one message.
-pub(crate) const MOST_FDS: usize = 4;
+/// Most file descriptors in one message; the kernel takes 253.
+pub(crate) const MOST_FDS: usize = 128;
 
 /// Replaces a file as a whole: a reader sees the old or the new content. `durable` waits for the disk.
 pub fn write_atomic(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {

@@ -7,8 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+use crate::mounts::unmount_below;
 
 /// Directories that are open at a time.
 const OPEN: usize = 16;
@@ -66,6 +68,12 @@ fn is_dir(stat: &Stat) -> bool {
 fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+/// Opens one in another, where nothing is mounted on it.
+fn open_below(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
 }
 
 fn is_dots(name: &CStr) -> bool {
@@ -129,10 +137,11 @@ fn walk(top: &Path, until: Instant, used: &mut DiskUse) -> rustix::io::Result<bo
                 if !is_dir(&stat) {
                     continue;
                 }
-                let opened = open(dir.fd()?, name);
+                let opened = open_below(dir.fd()?, name);
                 match opened.and_then(Level::new) {
                     Ok(level) if levels.len() < DEEPEST => levels.push(level),
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    // What is mounted there is no part of it.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {}
                     _ => whole = false,
                 }
                 if let Some(far) = levels.len().checked_sub(OPEN + 1) {
@@ -150,11 +159,23 @@ fn walk(top: &Path, until: Instant, used: &mut DiskUse) -> rustix::io::Result<bo
     Ok(whole)
 }
 
-/// Removes a directory with all in it; a missing one is fine. What is too deep in it is moved up first.
+/// Removes a directory with all in it; a missing one is fine. What is too deep in it is moved up first. What somebody mounted in it is unmounted,
+/// and nothing of it removed.
 ///
 /// # Errors
 /// The file system's; what could not be removed stays.
 pub fn remove(path: &Path) -> io::Result<()> {
+    const MOUNTED: [Errno; 2] = [Errno::XDEV, Errno::BUSY];
+    match remove_all(path) {
+        Err(error) if Errno::from_io_error(&error).is_some_and(|errno| MOUNTED.contains(&errno)) => {
+            unmount_below(path).map_err(io::Error::other)?;
+            remove_all(path)
+        }
+        done => done,
+    }
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
     let top = match open(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
         // A link, or a file.
@@ -211,7 +232,7 @@ fn empty(dir: BorrowedFd<'_>, levels: usize, aside: &mut Aside<'_>) -> rustix::i
             moved = true;
             continue;
         }
-        let below = match open(dir, name) {
+        let below = match open_below(dir, name) {
             Err(Errno::NOENT) => continue,
             opened => opened?,
         };
@@ -292,6 +313,32 @@ mod tests {
         above.reopen(&below).unwrap();
         std::fs::rename(top.join("directory"), other.join("directory")).unwrap();
         assert_eq!(above.reopen(&below), Err(Errno::STALE));
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_is_mounted_inside_is_neither_measured_nor_removed() {
+        use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
+        let dir = tempfile::tempdir().unwrap();
+        let (top, other) = (dir.path().join("top"), dir.path().join("other"));
+        std::fs::create_dir_all(top.join("a/place")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        for file in [top.join("a/file"), top.join("a/one"), other.join("kept"), other.join("one")] {
+            std::fs::write(file, "x").unwrap();
+        }
+        // Of the same file system, so that only the mount tells.
+        mount_bind_recursive(&other, top.join("a/place")).unwrap();
+        mount_bind_recursive(other.join("one"), top.join("a/one")).unwrap();
+        assert_eq!(measure(&top).0.inodes, 5);
+        remove(&top).unwrap();
+        assert!(!top.exists() && other.join("kept").exists() && other.join("one").exists());
+        // Not on it: who mounted that has it unmounted.
+        std::fs::create_dir(&top).unwrap();
+        mount_bind_recursive(&other, &top).unwrap();
+        let left = || std::fs::read_dir(&other).unwrap().count();
+        let _ = remove_all(&dir.path().join("none"));
+        assert_eq!(left(), 2);
+        unmount(&top, UnmountFlags::empty()).unwrap();
     }
 
     #[test]

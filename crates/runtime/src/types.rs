@@ -170,6 +170,8 @@ pub enum Propagation {
     Private,
     /// The container sees those of the node.
     FromNode,
+    /// Each side sees those of the other: what the container mounts there is on the node, too, and stays when the container ends.
+    Both,
 }
 
 /// A block device of the node that a container gets.

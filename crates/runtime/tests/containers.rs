@@ -219,3 +219,23 @@ async fn who_leaves_a_log_leaves_nothing_behind() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_containers_processes_are_given_another_score() {
+    use yunfan_runtime::Resources;
+    let cloud = Instance::new().await;
+    let of = |score| Resources { oom_score_adj: Some(score), ..Resources::default() };
+    let first = ContainerConfig { resources: of(900), ..script("c", "sleep 1000 & sleep 1000 & wait") };
+    let id = cloud.start("p9", first).await;
+    // What asks is no child of the first process, and has the score that the container began with.
+    let scores = async || cloud.sh(&id, "cat /proc/[2-9]/oom_score_adj /proc/1/oom_score_adj").await;
+    let count = |text: &str, score: &str| text.lines().filter(|line| *line == score).count();
+    let before = scores().await;
+    assert!(count(&before, "900") >= 3, "{before}");
+    cloud.runtime.update_container(&id, of(950)).await.unwrap();
+    let after = scores().await;
+    assert_eq!(count(&after, "950"), 3, "{after}");
+    cloud.runtime.update_container(&id, Resources::default()).await.unwrap();
+    let after = scores().await;
+    assert_eq!(count(&after, "950"), 3, "{after}: where nothing is said of it, it stays");
+}

@@ -320,7 +320,7 @@ impl Pods {
         let mut resources = resources::cgroup(Some(&resources::effective(pod, container)));
         resources.pids_limit = self.shared.settings.max_pids;
         resources.huge_limits = resources::huge_limits(pod, container);
-        resources.oom_score_adj = Some(resources::oom_score(pod, container, &allocatable));
+        resources.oom_score_adj = Some(self.oom_score(pod, container));
         let mut config = ContainerConfig {
             name: container.name.clone(),
             attempt,

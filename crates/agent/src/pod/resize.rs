@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use yunfan_client::Severity;
@@ -96,11 +96,19 @@ impl Pods {
 
     /// Gives a running container its share of the CPU and its limits; not less memory than it uses, for which it would be killed.
     async fn set_limits(&self, pod: &Pod, part: &Part, id: &ContainerId) -> Result<(), String> {
-        let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
+        let mut values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
+        values.oom_score_adj = Some(self.oom_score(pod, &part.container));
         let used = self.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
         let what = format!("container {:?}", part.name());
         resources::enough_memory(&what, &values, used)?;
         self.runtime.update_container(id, values).await.map_err(|error| error.to_string())
+    }
+
+    /// By which the kernel chooses whom it kills for memory.
+    pub(super) fn oom_score(&self, pod: &Pod, container: &Container) -> i32 {
+        let node = self.nodes.get(None, &self.shared.node);
+        let capacity = node.and_then(|node| node.status.as_ref()?.capacity.clone()).unwrap_or_default();
+        resources::oom_score(pod, container, &capacity)
     }
 
     /// Gives the Pod's cgroup what the Pod asks for, and its containers what has changed, and where the Pod asks for something as a

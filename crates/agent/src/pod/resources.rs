@@ -9,6 +9,7 @@ use yunfan_runtime::Resources;
 
 use super::downward::Allocatable;
 use crate::pages;
+use crate::shutdown::CRITICAL_PRIORITY;
 
 /// Length of a CPU period, microseconds.
 const PERIOD_US: i64 = 100_000;
@@ -142,21 +143,42 @@ fn values(cpu_request: i128, cpu_limit: Option<i128>, memory_limit: Option<i128>
     }
 }
 
-/// Who dies first when the node runs out of memory: the less a container asked for, the sooner (Kubernetes' documentation,
-/// "Node-pressure Eviction").
-pub(crate) fn oom_score(pod: &Pod, container: &Container, allocatable: &Allocatable) -> i32 {
+/// Who dies first when the node runs out of memory: the less of all that the node has a container asked for, the sooner (Kubernetes'
+/// documentation, "Node-pressure Eviction"; KEP-753 for sidecars, KEP-2837 for what a Pod asks for as a whole).
+pub(crate) fn oom_score(pod: &Pod, container: &Container, capacity: &Allocatable) -> i32 {
     match qos_class(pod) {
+        _ if is_node_critical(pod) => -997,
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let asked = of(requests, "memory").unwrap_or(0) + share_of_rest(pod);
-            let there = allocatable.get("memory").and_then(milli).unwrap_or(0).max(1);
-            let score = 1000 - 1000 * asked / there;
+            let there = capacity.get("memory").and_then(milli).unwrap_or(0).max(1);
+            let asked = |container: &Container| {
+                let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+                of(requests, "memory").unwrap_or(0)
+            };
+            let mut own = asked(container);
+            if let Some(spec) = pod.spec.as_ref().filter(|spec| is_sidecar(spec, container)) {
+                // It stays for as long as the containers that it serves.
+                own = own.max(spec.containers.iter().map(asked).min().unwrap_or(0));
+            }
+            let score = 1000 - 1000 * (own + share_of_rest(pod)) / there;
             // Between those of the other two classes.
             i32::try_from(score.clamp(3, 999)).unwrap_or(999)
         }
     }
+}
+
+/// Whether the node would not work without the Pod: a static one may have a class without the server's number for it.
+fn is_node_critical(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| {
+        spec.priority_class_name.as_deref() == Some("system-node-critical")
+            && spec.priority.is_none_or(|priority| priority >= CRITICAL_PRIORITY)
+    })
+}
+
+fn is_sidecar(spec: &PodSpec, container: &Container) -> bool {
+    let always = |init: &Container| init.restart_policy.as_deref() == Some("Always");
+    spec.init_containers.iter().flatten().any(|init| init.name == container.name && always(init))
 }
 
 /// What the whole Pod asks for beyond its containers is shared out among them, thousandths of bytes.
@@ -331,5 +353,27 @@ mod tests {
         let node = Allocatable::from([("memory".to_owned(), Quantity("400Mi".to_owned()))]);
         assert_eq!(oom_score(&burstable, &containers[0], &node), 900);
         assert_eq!(oom_score(&burstable, &containers[1], &node), 940);
+    }
+
+    #[test]
+    fn sidecars_die_no_sooner_than_what_they_serve_and_what_the_node_needs_last() {
+        let node = Allocatable::from([("memory".to_owned(), Quantity("1000Mi".to_owned()))]);
+        let asks = |memory: &str| json!({"requests": {"memory": memory}});
+        let mut pod: Pod = serde_json::from_value(json!({"spec": {
+            "initContainers": [{"name": "side", "restartPolicy": "Always", "resources": asks("100Mi")},
+                {"name": "first", "resources": asks("100Mi")}],
+            "containers": [{"name": "a", "resources": asks("300Mi")}, {"name": "b", "resources": asks("200Mi")}],
+        }}))
+        .unwrap();
+        let scores = |pod: &Pod| -> Vec<i32> {
+            let spec = pod.spec.as_ref().unwrap();
+            let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            all.map(|container| oom_score(pod, container, &node)).collect()
+        };
+        assert_eq!(scores(&pod), [800, 900, 700, 800]);
+        pod.spec.as_mut().unwrap().priority_class_name = Some("system-node-critical".to_owned());
+        assert_eq!(scores(&pod), [-997; 4]);
+        pod.spec.as_mut().unwrap().priority = Some(5);
+        assert_eq!(scores(&pod), [800, 900, 700, 800]);
     }
 }

@@ -18,7 +18,9 @@ use super::refuse;
 
 /// The paths that tokens open, each with the part of `nodes` that one must have a right to. What else the agent does is for the cloud's
 /// own components alone.
-pub(super) const OPEN: [(&str, &str); 5] = [
+pub(super) const OPEN: [(&str, &str); 7] = [
+    ("/logs/", "log"),
+    ("/logs/{*path}", "log"),
     ("/metrics", "metrics"),
     ("/metrics/cadvisor", "metrics"),
     ("/metrics/resource", "metrics"),

@@ -1,6 +1,6 @@
 //! The agent's HTTPS API: what the doors ask of a node that is no object but a stream of bytes.
 //!
-//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`, `/pods`, `/stats/summary`, `/metrics`), so that an API server can be pointed at
+//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`, `/pods`, `/logs/`, `/stats/summary`, `/metrics`), so that an API server can be pointed at
 //! either.
 
 mod agents;
@@ -9,6 +9,7 @@ mod dial;
 mod exec;
 mod images;
 mod logs;
+mod node_logs;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,8 @@ fn routes() -> Vec<Route<Api>> {
         route("/metrics/cadvisor", get(stats::cadvisor)),
         route("/metrics/resource", get(stats::resource)),
         route("/pods", get(pods)),
+        route("/logs/", get(node_logs::root)),
+        route("/logs/{*path}", get(node_logs::below)),
         route("/containerImages/archive", get(images::export_oci)),
         route("/containerImages", get(images::list_oci).post(images::import_oci)),
     ]

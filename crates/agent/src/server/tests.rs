@@ -76,7 +76,10 @@ fn reviews() -> Reviews {
                 of["verb"].as_str().unwrap(),
                 of["subresource"].as_str().unwrap(),
             );
-            json!({"allowed": matches!(right, ("scraper", "get", "metrics") | ("keeper", "get", "proxy"))})
+            json!({"allowed": matches!(
+                right,
+                ("scraper", "get", "metrics") | ("reader", "get", "log") | ("keeper", "get", "proxy")
+            )})
         };
         Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
             asked.to_string().into_bytes(),
@@ -93,7 +96,8 @@ async fn a_token_opens_what_its_user_has_a_right_to() {
     };
     for (token, open) in [
         ("scraper", &["/metrics", "/metrics/cadvisor", "/metrics/resource"][..]),
-        ("keeper", &["/metrics", "/metrics/cadvisor", "/metrics/resource", "/pods", "/stats/summary"][..]),
+        ("keeper", &bearer::OPEN.map(|(path, _)| path)[..]),
+        ("reader", &["/logs/", "/logs/{*path}"]),
         ("stranger", &[]),
     ] {
         for route in routes() {

@@ -1,5 +1,6 @@
 //! Containers: making, stopping, removing.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::pod::Pod;
+use super::volumes::{self, Volumes};
 use super::{Inner, check_name, log_name, memory};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
@@ -73,8 +75,10 @@ pub(super) async fn create(
     };
     let parts = Parts { id: id.clone(), config, image, mounted, sandbox, processes_of };
     let (owner, there) = (Arc::clone(inner), Arc::clone(pod));
-    (create.status.user, create.binds) = run_blocking(move || prepare(&owner, &there, &parts)).await?;
-    match pod.ask(&Request::Create(Box::new(create))).await? {
+    let trees;
+    (create.status.user, create.binds, trees) = run_blocking(move || prepare(&owner, &there, &parts)).await?;
+    let along: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
+    match pod.ask_with(&Request::Create(Box::new(create)), &along).await? {
         Reply::Container(status) => {
             if pod.apply(status.as_ref().clone()) {
                 let _ = inner.events.send(RuntimeEvent::Container(status));
@@ -121,8 +125,8 @@ struct Parts {
 }
 
 /// Writes the container's bundle: specification, links to the layers, directories of its own layer. Returns what the shim has to
-/// mount in it.
-fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind>)> {
+/// mount in it, and what comes along for that.
+fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind>, Vec<OwnedFd>)> {
     let (config, image) = (&parts.config, &parts.image);
     let bundle = inner.bundle_of(&parts.id);
     // Remains of a start that did not come to its end.
@@ -130,7 +134,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
     for name in ["l", "upper", "work", "rootfs", "binds", "image-layers"] {
         make_dir(&bundle.join(name))?;
     }
-    let (mut bounds, mut binds) = volumes(&bundle, config)?;
+    let Volumes { mut bounds, mut binds, trees } = volumes::of(inner, pod, &bundle, config)?;
     mount_images(inner, &bundle, parts, &mut bounds, &mut binds)?;
     let layers = inner.images.layer_dirs(image);
     let cgroup = inner.cgroup_of(&parts.id);
@@ -178,37 +182,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();
     sys::write_atomic(&bundle.join("image"), ids.join("\n").as_bytes(), false)?;
     memory::write_spec(inner.memory.as_ref(), &parts.id, &bundle, &spec)?;
-    Ok((user, binds))
-}
-
-/// The container's binds from the node. Parts of volumes are bound twice: first by the shim, which makes sure that they are inside.
-fn volumes(bundle: &Path, config: &ContainerConfig) -> Result<(Vec<Bound>, Vec<Bind>)> {
-    let (mut bounds, mut binds) = (Vec::new(), Vec::new());
-    for (number, mount) in config.mounts.iter().enumerate() {
-        if !mount.host_path.exists() {
-            return Err(RuntimeError::invalid(
-                "volumeMounts",
-                format!("{:?} does not exist on the node", mount.host_path),
-            ));
-        }
-        let source = match &mount.sub_path {
-            None => mount.host_path.clone(),
-            Some(path) => {
-                let at = format!("binds/{number}");
-                let (base, path) = (mount.host_path.clone(), path.clone());
-                binds.push(Bind::Part { base, path, at: at.clone(), make: true });
-                bundle.join(at)
-            }
-        };
-        bounds.push(Bound {
-            source,
-            target: mount.container_path.clone(),
-            read_only: mount.read_only,
-            recursive_read_only: mount.recursive_read_only,
-            propagation: mount.propagation,
-        });
-    }
-    Ok((bounds, binds))
+    Ok((user, binds, trees))
 }
 
 /// Images that are shown as directories: their layers are laid over each other in the bundle.

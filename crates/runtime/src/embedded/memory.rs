@@ -4,12 +4,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
-use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use serde_json::Value;
 
 use crate::error::{Result, RuntimeError};
+use crate::mounts::tree_of;
 use crate::proto::SPEC_FILE;
 use crate::sys;
 use crate::types::ContainerId;
@@ -116,13 +114,6 @@ fn bytes_below(dir: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
-}
-
-/// A copy of the mounts at a directory and below it.
-fn tree_of(dir: &Path) -> std::result::Result<OwnedFd, Errno> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    open_tree(CWD, dir, flags)
 }
 
 /// Whether something is mounted on one of a directory's own.

@@ -11,6 +11,7 @@ mod memory;
 mod pod;
 mod sandbox;
 mod spawner;
+mod volumes;
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
@@ -59,6 +60,9 @@ pub struct Config {
     /// A directory in memory, in which each pod has one by its uid: what containers are told in their environments must not reach a disk.
     /// The agent may have files and mounts of the pod there, too, made before its sandbox is. Without it, all is below `root`.
     pub memory: Option<PathBuf>,
+    /// Directories, each a mount of its own whose changes others see, below which are mounts that are single pods' volumes: a pod sees those
+    /// that its containers have.
+    pub apart: Vec<PathBuf>,
 }
 
 /// Containers by `libcontainer`, one shim process per pod. Cheap to clone.
@@ -336,7 +340,11 @@ impl Runtime for EmbeddedRuntime {
         if status.state != ContainerState::Running {
             return Err(RuntimeError::NotRunning(id.to_string()));
         }
-        update_limits(self.inner.cgroup_of(id), resources).await
+        let (cgroup, score) = (self.inner.cgroup_of(id), resources.oom_score_adj);
+        update_limits(cgroup.clone(), resources).await?;
+        let Some(score) = score else { return Ok(()) };
+        let score = score.clamp(-1000, 1000).max(crate::capabilities::least_oom_score());
+        run_blocking(move || cgroup::set_oom_score(&cgroup, score)).await
     }
 
     async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What is known of one pod, and asking its shim.
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(super) struct Pod {
     state: watch::Sender<SandboxStatus>,
     /// The end of the shim is intended.
     removing: AtomicBool,
+    /// Its shim mounts trees ([`crate::proto::Bind::Tree`]); one that an older agent started does not.
+    pub(super) takes_trees: bool,
 }
 
 impl Pod {
@@ -29,6 +32,7 @@ impl Pod {
             dir,
             state: watch::Sender::new(status),
             removing: AtomicBool::new(false),
+            takes_trees: false,
         }
     }
 
@@ -109,9 +113,14 @@ impl Pod {
 
     /// One request, one reply.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply> {
+        self.ask_with(request, &[]).await
+    }
+
+    /// As [`Self::ask`], with what comes along.
+    pub(super) async fn ask_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
         let mut connection = self.connect().await?;
         let conversation = async {
-            connection.send(request, &[]).await?;
+            connection.send(request, fds).await?;
             connection.receive().await
         };
         let reply = tokio::time::timeout(REPLY_TIMEOUT, conversation)

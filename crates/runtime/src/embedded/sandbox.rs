@@ -159,7 +159,10 @@ async fn ask_for_shim(inner: &Inner, config: &SandboxConfig, dir: &Path, log: &P
         None => None,
     };
     let (memory, tree) = memory.unzip();
-    let hide = inner.memory.as_ref().and_then(|memory| memory.hidden()).map(Path::to_owned);
+    // As the kernel names them; one that is not there yet has nothing in it.
+    let apart = inner.config.apart.iter().filter_map(|dir| std::fs::canonicalize(dir).ok());
+    let hidden = inner.memory.as_ref().and_then(|memory| memory.hidden());
+    let hide = hidden.map(Path::to_owned).into_iter().chain(apart).collect();
     let start = Start { pod: dir.to_owned(), hide, memory };
     let optional = [tree.as_ref().map(AsFd::as_fd), netns.as_ref().map(AsFd::as_fd)];
     let fds: Vec<_> =
@@ -185,12 +188,14 @@ async fn connect(inner: &Arc<Inner>, config: &SandboxConfig, dir: &Path) -> Resu
         .await
         .map_err(|_| failed("it does not answer".to_owned()))?
         .map_err(|error| failed(error.to_string()))?;
-    let Some(Reply::Snapshot { shim_pid, mut containers }) = reply else {
+    let Some(Reply::Snapshot { shim_pid, mut containers, takes_trees }) = reply else {
         return Err(failed("it answered something else".to_owned()));
     };
     containers.sort_by(|a, b| a.id.cmp(&b.id));
     let status = SandboxStatus { config: config.clone(), ready: true, shim_pid: Some(shim_pid), containers };
-    let pod = Arc::new(Pod::new(dir.to_owned(), status));
+    let mut pod = Pod::new(dir.to_owned(), status);
+    pod.takes_trees = takes_trees;
+    let pod = Arc::new(pod);
     tokio::spawn(follow(Arc::downgrade(inner), Arc::clone(&pod), connection));
     Ok(pod)
 }

@@ -1,4 +1,7 @@
-//! Mounts that a container's specification names as sources: parts of volumes, and images.
+//! Mounts that a container's specification names as sources: volumes, parts of them, and images.
+//!
+//! How mounts reach a volume, and leave it, is settled here: in the container's namespace, each is what its source is, or a slave of that where the
+//! container asks for nothing else ([`crate::spec`]). `libcontainer` knows no such options of binds.
 //!
 //! They are made here, in the pod's own mount namespace: what a path leads to is found and bound in one go, so that a container
 //! that swaps directories for links meanwhile can't make a mount lead out of its volume.
@@ -7,17 +10,30 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount};
 
 use super::create::overlay;
+use crate::mounts::tree_of;
 use crate::proto::Bind;
+use crate::types::Propagation;
 
 /// Mounts everything, in order. The working directory is changed.
-pub(super) fn make(bundle: &Path, binds: &[Bind]) -> Result<(), String> {
+pub(super) fn make(bundle: &Path, binds: &[Bind], trees: Vec<OwnedFd>) -> Result<(), String> {
+    let mut trees = trees.into_iter();
     for bind in binds {
         match bind {
+            Bind::Tree { path, at, propagation } => {
+                let (tree, what) = match path {
+                    Some(path) => {
+                        (tree_of(path).map_err(|e| format!("{}: {e}", path.display()))?, path.clone())
+                    }
+                    None => (trees.next().ok_or("a volume of the node did not come along")?, at.into()),
+                };
+                plant(&tree, &bundle.join(at), *propagation)
+                    .map_err(|e| format!("{}: {e}", what.display()))?;
+            }
             Bind::Part { base, path, at, make } => {
                 bind_part(base, path, &bundle.join(at), *make)?;
             }
@@ -46,7 +62,24 @@ pub fn bind_part(base: &Path, path: &Path, at: &Path, make: bool) -> Result<(), 
 pub(super) fn release(bundle: &Path) {
     let entries = std::fs::read_dir(bundle.join("binds")).into_iter().flatten().flatten();
     for entry in entries {
-        let _ = rustix::mount::unmount(entry.path(), UnmountFlags::DETACH);
+        // What is mounted on the node below a volume would go there, too, where both see what the other does.
+        let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        if mount_change(entry.path(), alone).is_ok() {
+            let _ = rustix::mount::unmount(entry.path(), UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Mounts a tree at a path that is made for it.
+fn plant(tree: &OwnedFd, at: &Path, propagation: Propagation) -> Result<(), Errno> {
+    place_for(tree, at)?;
+    move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    match propagation {
+        Propagation::Private => mount_change(at, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC),
+        Propagation::FromNode => {
+            mount_change(at, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        }
+        Propagation::Both => Ok(()),
     }
 }
 
@@ -62,15 +95,20 @@ fn layers(links: &Path, count: usize, target: &Path) -> Result<(), String> {
 
 /// Binds what is open to a path that is made for it.
 fn bind_fd(part: &OwnedFd, at: &Path) -> Result<(), Errno> {
-    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(part)?.st_mode);
-    if kind.is_dir() {
-        std::fs::create_dir_all(at).map_err(io)?;
-    } else {
-        std::fs::File::create(at).map_err(io)?;
-    }
+    place_for(part, at)?;
     let source = PathBuf::from(format!("/proc/self/fd/{}", part.as_fd().as_raw_fd()));
     rustix::mount::mount_bind_recursive(source, at)
+}
+
+/// Makes a directory, or a file, on which what is open can be mounted.
+fn place_for(what: &OwnedFd, at: &Path) -> Result<(), Errno> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(what)?.st_mode);
+    if kind.is_dir() {
+        std::fs::create_dir_all(at).map_err(io)
+    } else {
+        std::fs::File::create(at).map(drop).map_err(io)
+    }
 }
 
 /// Opens what is at `path` below `base`, or makes a directory there. Links are followed inside only (`openat2(2)`,

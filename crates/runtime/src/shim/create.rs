@@ -83,12 +83,13 @@ pub(super) fn create(
     id: &str,
     cgroup: &str,
     layers: usize,
-    binds: &[Bind],
+    (binds, trees): (&[Bind], Vec<OwnedFd>),
     stdio: Stdio,
 ) -> Result<i32, String> {
     let bundle = pod.join("containers").join(id);
     mount_root(&bundle, layers)?;
-    binds::make(&bundle, binds)?;
+    // Nothing of the node's is open any more when the container's own processes begin.
+    binds::make(&bundle, binds, trees)?;
     working_dir::make(&bundle)?;
     std::env::set_current_dir(pod).map_err(|e| e.to_string())?;
     let mut container = builder(pod, id, stdio)

@@ -230,9 +230,10 @@ impl Server {
                 Reply::Snapshot {
                     shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
                     containers: self.containers.values().map(|c| c.status.clone()).collect(),
+                    takes_trees: true,
                 }
             }
-            Request::Create(create) => match self.create(id, &create) {
+            Request::Create(create) => match self.create(id, &create, fds) {
                 Ok(None) => return,
                 Ok(Some(reply)) => reply,
                 Err(reason) => {

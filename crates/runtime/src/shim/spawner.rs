@@ -4,7 +4,7 @@
 //! megabytes for each pod, which copies of this process share. It ends when the agent does; the shims go on.
 //!
 //! It has a mount namespace of its own, which shims start from: the names of all pods' network namespaces are mounts, and each pod would have
-//! a copy of each other's. So are what pods have in memory: of those, a shim mounts its own pod's.
+//! a copy of each other's. So are what pods have in memory, and their claims: of those, a shim mounts its own pod's.
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -58,10 +58,10 @@ pub(super) fn serve(tag: &str) -> Result<(), String> {
         };
         // The directory may come to be a mount only with the first pod on a network.
         hidden = hidden || hide(Path::new(NETNS_DIR));
-        if let Some(memory) = start.hide.as_ref().filter(|memory| !private.contains(*memory))
-            && hide(memory)
-        {
-            private.insert(memory.clone());
+        for dir in &start.hide {
+            if !private.contains(dir) && hide(dir) {
+                private.insert(dir.clone());
+            }
         }
         // The agent sees by the pipe that came along whether there is a shim.
         if let Err(errno) = os::fork(|| stand_by(tag, &start, fds)) {

@@ -37,7 +37,13 @@ pub(super) enum Purpose {
 }
 
 impl Server {
-    pub(super) fn create(&mut self, connection: u64, create: &Create) -> Result<Option<Reply>, String> {
+    /// `trees` are those of the node's mounts that came along for its binds.
+    pub(super) fn create(
+        &mut self,
+        connection: u64,
+        create: &Create,
+        trees: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, String> {
         let id = create.status.id.local();
         if let Some(known) = self.containers.get(&id) {
             return match known.status.state {
@@ -71,7 +77,8 @@ impl Server {
         give(&stdio, &create.status.user);
         let (pod, layers, binds) = (self.pod.clone(), create.layers, create.binds.clone());
         let (name, cgroup) = (id.clone(), create.cgroup.clone());
-        let clone = Clone::spawn(move || create::create(&pod, &name, &cgroup, layers, &binds, stdio))?;
+        let clone =
+            Clone::spawn(move || create::create(&pod, &name, &cgroup, layers, (&binds, trees), stdio))?;
         self.tasks.push(Task { clone, connection, console, purpose: Purpose::Create(id) });
         Ok(None)
     }

@@ -24,6 +24,7 @@ pub(crate) fn config(tag: &str, dir: &Path) -> Config {
         shim: vec![env!("CARGO_BIN_EXE_yunfan-shim-test").to_owned()],
         registries: Some(dir.join("certs.d")),
         memory: Some(dir.join("agent/memory")),
+        apart: vec![dir.join("agent/claims")],
     }
 }
 

@@ -1,16 +1,19 @@
 //! Persistent volumes that Pods of this node have: where they are mounted, and who has them.
 //!
 //! `DATA_DIR/agent/yf-TAG-claims/KEY` holds a volume's mount point (`fs`), a file for each Pod that has it (`users`) and the path of its disk:
-//! so the next life of the agent knows what is whose. Pods come and go, and mounts with them: the directory is a mount of its own whose changes reach the
-//! Pods that run already, so that none of them keeps a file system busy which it never asked for.
+//! so the next life of the agent knows what is whose. Pods come and go, and mounts with them: the directory is a mount of its own, of which Pods
+//! see what is theirs (`yunfan_runtime::Config::apart`). Those that an older agent began see all of it, and its changes, so that none of them keeps a
+//! file system busy which it never asked for.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use tokio::sync::{OnceCell, OwnedMutexGuard};
+use yunfan_runtime::kit;
 
 use super::group::give;
+use super::nfs::mount_nfs;
 use super::tools::{
     entries, held_loop_device, loop_device, loops_below, mounted, release_loops, run, run_within, text,
 };
@@ -60,6 +63,11 @@ impl Attached {
     pub(crate) fn new(root: &Path, tag: &str) -> Self {
         let shared = OnceCell::new();
         Self { root: root.join(format!("yf-{tag}-claims")), shared, turns: Turns::default() }
+    }
+
+    /// Where they are mounted.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Makes the directory of all volumes one whose mounts Pods see, before the first of them has a mount namespace.
@@ -280,27 +288,6 @@ async fn has_signature(device: &str) -> Result<bool, What> {
     Ok(!run_within("blkid", &["--probe", "--output", "value", device], 2).await?.is_empty())
 }
 
-async fn mount_nfs(from: &str, at: &Path, options: &[String]) -> Result<(), What> {
-    let kinds = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let known = |kinds: &str| kinds.lines().any(|line| line.ends_with("\tnfs") || line.ends_with("\tnfs4"));
-    if !known(&kinds) && run("modprobe", &["nfs"]).await.is_err() {
-        let why = format!("cannot mount {from}: this node's kernel has no NFS client");
-        return Err(What::Refused(why));
-    }
-    std::fs::create_dir_all(at)?;
-    run("mount", &nfs_arguments(from, &options.join(","), text(at)?)).await.map(drop)
-}
-
-/// Who may make Pods chooses the server: its name is no option of `mount`, whatever it begins with.
-fn nfs_arguments<'a>(from: &'a str, options: &'a str, at: &'a str) -> Vec<&'a str> {
-    let mut arguments = vec!["-t", "nfs"];
-    if !options.is_empty() {
-        arguments.extend(["-o", options]);
-    }
-    arguments.extend(["--", from, at]);
-    arguments
-}
-
 /// What a disk begins with.
 #[derive(Debug, PartialEq, Eq)]
 enum Head {
@@ -335,6 +322,10 @@ fn let_go(dir: &Path, pod: &str) -> std::io::Result<()> {
     let last = entries(&users)?.iter().all(|user| user == pod);
     if last {
         let at = dir.join("fs");
+        if mounted(&at).is_some() {
+            // What a privileged container mounted in it goes first; nothing of that is removed.
+            kit::unmount_below(&at).map_err(std::io::Error::other)?;
+        }
         while mounted(&at).is_some() {
             unmount(&at, UnmountFlags::empty())?;
         }
@@ -586,11 +577,5 @@ mod tests {
         std::fs::remove_dir(part("a/fs/inside")).unwrap();
         attached.release("own").await.unwrap();
         assert!(!part("a").exists());
-    }
-
-    #[test]
-    fn a_servers_name_is_no_option() {
-        let arguments = nfs_arguments("-T/tmp/fstab:/x", "ro", "/at");
-        assert_eq!(arguments, ["-t", "nfs", "-o", "ro", "--", "-T/tmp/fstab:/x", "/at"]);
     }
 }

@@ -11,6 +11,7 @@ mod host;
 mod huge;
 mod memory;
 mod mounts;
+mod nfs;
 mod sources;
 mod tools;
 mod trust;

@@ -26,7 +26,7 @@ pub(crate) enum MountError {
     IsDevice(String),
     #[error("volume {0} has volumeMode Filesystem, but is specified in volumeDevices")]
     IsNoDevice(String),
-    #[error("mount {0}: mountPropagation Bidirectional is not supported on this node")]
+    #[error("mount {0}: Bidirectional mount propagation is available only to privileged containers")]
     Bidirectional(String),
 }
 
@@ -57,7 +57,11 @@ impl Volumes {
             let container_path = PathBuf::from("/").join(&mount.mount_path);
             let propagation = match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::FromNode,
-                Some("Bidirectional") => return Err(MountError::Bidirectional(mount.name.clone())),
+                // The API server sees to that. What got past it would reach the node.
+                Some("Bidirectional") if !is_privileged(container) => {
+                    return Err(MountError::Bidirectional(mount.name.clone()));
+                }
+                Some("Bidirectional") => Propagation::Both,
                 _ => Propagation::Private,
             };
             match &known.place {
@@ -91,6 +95,10 @@ impl Volumes {
         }
         Ok(mounts)
     }
+}
+
+fn is_privileged(container: &Container) -> bool {
+    container.security_context.as_ref().is_some_and(|security| security.privileged == Some(true))
 }
 
 /// Whether what is mounted below the mount is to be read-only too. The kernel can do that since Linux 5.12.
@@ -188,6 +196,10 @@ mod tests {
         assert_eq!(refused("a/../../b"), "unable to provision SubPath `a/../../b`: must not contain '..'");
         assert!(mounts(json!({"name": "none", "mountPath": "/a"})).is_err());
         let both = json!({"name": "data", "mountPath": "/a", "mountPropagation": "Bidirectional"});
-        assert!(mounts(both).unwrap_err().contains("Bidirectional"));
+        assert!(mounts(both.clone()).unwrap_err().contains("only to privileged containers"));
+        let made = of(json!({
+            "name": "c", "securityContext": {"privileged": true}, "volumeMounts": [both],
+        }));
+        assert_eq!(made.unwrap().node[0].propagation, Propagation::Both);
     }
 }
