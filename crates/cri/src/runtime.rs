@@ -230,7 +230,7 @@ impl Runtime for CriRuntime {
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
-        sandbox::remove(&self.inner, pod_uid, kit::remove_tree).await
+        sandbox::remove(&self.inner, pod_uid, kit::remove_with_mounts).await
     }
 
     async fn clear_sandbox(&self, pod_uid: &str) -> Result<()> {

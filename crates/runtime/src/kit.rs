@@ -12,6 +12,6 @@ pub use crate::mounts::{detach, mounts, share as share_mount, unmount_below};
 pub use crate::shim::binds::bind_part;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
 pub use crate::spec::{READ_ONLY_PATHS, masked_paths, page_name};
-pub use crate::sys::{remove_tree, write_atomic, write_json};
-pub use crate::tree::remove as remove_dir;
+pub use crate::sys::{remove_tree, remove_with_mounts, write_atomic, write_json};
+pub use crate::tree::remove_with_mounts as remove_dir;
 pub use crate::user::check_non_root;

@@ -27,6 +27,8 @@ pub(crate) const FILTER_FILE: &str = "filter";
 pub(crate) const LENT_FILE: &str = "lent";
 /// Name of the file in a container's bundle with its filter of devices, if it has one.
 pub(crate) const DEVICES_FILE: &str = "devices";
+/// Where network namespaces have their names, as iproute2 has it.
+pub(crate) const NETNS_DIR: &str = "/run/netns";
 /// In the command line of the process that shims are forked from; what follows is room for theirs.
 pub(crate) const PODS_FLAG: &str = "--pods";
 /// What the shim prints when it serves.
@@ -109,7 +111,14 @@ pub(crate) enum Bind {
     Layers { links: String, count: usize, at: String },
     /// What is at `path` in the pod's own mounts, with all that is mounted below it; without a path, the next of the trees that came along.
     /// For shims that say that they take it.
-    Tree { path: Option<PathBuf>, at: String, propagation: Propagation },
+    Tree {
+        path: Option<PathBuf>,
+        at: String,
+        propagation: Propagation,
+        /// Below these parts of it nothing stays mounted.
+        #[serde(default)]
+        bare: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

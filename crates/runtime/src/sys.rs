@@ -77,6 +77,11 @@ pub(crate) fn recv_fds(
     Ok(received.bytes)
 }
 
+/// Removes a directory of a pod's with all in it, but for what somebody mounted there, which is unmounted; a missing one is fine.
+pub fn remove_with_mounts(path: &Path) -> Result<()> {
+    crate::tree::remove_with_mounts(path).map_err(RuntimeError::io("remove", path))
+}
+
 /// Removes a directory with all in it; a missing one is fine.
 pub fn remove_tree(path: &Path) -> Result<()> {
     crate::tree::remove(path).map_err(RuntimeError::io("remove", path))

@@ -14,6 +14,23 @@ fn mount_tmpfs(name: &str, at: &Path) {
     rustix::mount::mount(name, at, "tmpfs", MountFlags::NOSUID, c"mode=0755").unwrap();
 }
 
+/// A file system of the node's, which goes with this.
+struct Hosted(PathBuf);
+
+impl Hosted {
+    fn new(cloud: &Instance) -> Self {
+        let at = cloud.dir.path().join("hosted");
+        mount_tmpfs("hosted", &at);
+        Self(at)
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        let _ = kit::detach(&self.0);
+    }
+}
+
 fn mount(from: &Path, propagation: Propagation) -> Mount {
     Mount { host_path: from.to_owned(), container_path: "/mnt/test".into(), propagation, ..Mount::default() }
 }
@@ -32,19 +49,19 @@ async fn mount_inside(cloud: &Instance, id: &ContainerId, name: &str) {
 
 /// The directories in a container's volume whose file it sees.
 async fn seen(cloud: &Instance, id: &ContainerId) -> Vec<String> {
-    let text = "cd /mnt/test; for at in *; do [ -e $at/file ] && echo $at; done; true";
-    cloud.sh(id, text).await.lines().map(str::to_owned).collect()
+    let text = cloud.sh(id, "cd /mnt/test; ls -d */file 2> /dev/null; true").await;
+    text.lines().filter_map(|line| Some(line.strip_suffix("/file")?.to_owned())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mounts_go_where_containers_ask_for_them_to_go() {
     let cloud = Instance::new().await;
-    let volume = cloud.dir.path().join("agent/hosted");
-    mount_tmpfs("hosted", &volume);
+    let hosted = Hosted::new(&cloud);
+    let volume = &hosted.0;
     // As on a host whose mounts nobody has made shared.
-    rustix::mount::mount_change(&volume, MountPropagationFlags::PRIVATE).unwrap();
+    rustix::mount::mount_change(volume, MountPropagationFlags::PRIVATE).unwrap();
     let start =
-        |uid: &'static str, propagation| cloud.start(uid, privileged(vec![mount(&volume, propagation)]));
+        |uid: &'static str, propagation| cloud.start(uid, privileged(vec![mount(volume, propagation)]));
     let alone = start("alone", Propagation::Private).await;
     let slave = start("slave", Propagation::FromNode).await;
     let master = start("master", Propagation::Both).await;
@@ -64,7 +81,7 @@ async fn mounts_go_where_containers_ask_for_them_to_go() {
     assert_eq!(seen(&cloud, &late).await, ["host", "master"]);
     // Nobody's end takes a mount from the node.
     cloud.runtime.stop_container(&master, std::time::Duration::ZERO).await.unwrap();
-    let again = ContainerConfig { attempt: 1, ..privileged(vec![mount(&volume, Propagation::Both)]) };
+    let again = ContainerConfig { attempt: 1, ..privileged(vec![mount(volume, Propagation::Both)]) };
     let again = cloud.runtime.create_and_start("master", again).await.unwrap();
     assert_eq!(seen(&cloud, &again).await, ["host", "master"]);
     for uid in ["master", "late", "alone"] {
@@ -125,6 +142,12 @@ async fn a_pod_sees_no_claims_of_others_and_keeps_none_busy() {
     for (number, (id, shim)) in shims.iter().enumerate() {
         let (own, other) = [("one", "two"), ("two", "one")][number];
         assert!(seen(*shim, own) > 0 && seen(*shim, other) == 0);
+        // Who has the whole node has none of them either, and would else keep them for as long as it lives.
+        let all = privileged(vec![mount(cloud.dir.path(), Propagation::Private)]);
+        let all = ContainerConfig { name: "all".to_owned(), ..all };
+        let all = cloud.runtime.create_and_start(own, all).await.unwrap();
+        let text = cloud.sh(&all, "ls -d /mnt/test/agent/claims/*; cat /proc/self/mountinfo").await;
+        assert!(text.contains("/claims/one") && !text.contains(" claim-of-"), "{text}");
         cloud.runtime.stop_container(id, std::time::Duration::ZERO).await.unwrap();
         assert_eq!(seen(*shim, own), 0, "a container that ended has nothing mounted");
         rustix::mount::unmount(claims.join(own).join("fs"), UnmountFlags::empty()).unwrap();

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::response::{Html, IntoResponse, Response};
 use http::{StatusCode, header};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;

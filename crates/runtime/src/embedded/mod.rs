@@ -264,7 +264,7 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
-        sandbox::remove(&self.inner, pod_uid, sys::remove_tree).await
+        sandbox::remove(&self.inner, pod_uid, sys::remove_with_mounts).await
     }
 
     async fn clear_sandbox(&self, pod_uid: &str) -> Result<()> {

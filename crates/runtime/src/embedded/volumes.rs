@@ -1,13 +1,13 @@
 //! What a container gets of its pod's volumes: each is mounted by the shim, which knows how mounts are to reach it, and bound from there.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Inner;
 use super::pod::Pod;
 use crate::error::{Result, RuntimeError};
 use crate::mounts::{share, tree_of};
-use crate::proto::Bind;
+use crate::proto::{Bind, NETNS_DIR};
 use crate::spec::Bound;
 use crate::sys::MOST_FDS;
 use crate::types::{ContainerConfig, Mount, Propagation};
@@ -36,7 +36,7 @@ pub(super) fn of(inner: &Inner, pod: &Pod, bundle: &Path, config: &ContainerConf
         if pod.takes_trees {
             // Parts of it are bound once more: it is made sure then that they are inside.
             let whole = if mount.sub_path.is_some() { format!("{at}-whole") } else { at.clone() };
-            let path = match is_of_node(inner, mount) {
+            let path = match is_of_node(inner, pod, mount) {
                 true => {
                     all.trees.push(tree_of_node(mount)?);
                     None
@@ -44,7 +44,8 @@ pub(super) fn of(inner: &Inner, pod: &Pod, bundle: &Path, config: &ContainerConf
                 false => Some(base),
             };
             base = bundle.join(&whole);
-            all.binds.push(Bind::Tree { path, at: whole, propagation: mount.propagation });
+            let bare = bare(inner, mount);
+            all.binds.push(Bind::Tree { path, at: whole, propagation: mount.propagation, bare });
         } else if mount.propagation == Propagation::Both {
             let why = "this Pod was begun by an older version of its node, which knew no Bidirectional: make it anew";
             return Err(RuntimeError::invalid("volumeMounts.mountPropagation", why));
@@ -66,7 +67,7 @@ pub(super) fn of(inner: &Inner, pod: &Pod, bundle: &Path, config: &ContainerConf
     }
     if all.trees.len() > MOST_FDS {
         let why = format!(
-            "a container may have {MOST_FDS} mounts of claims, and of volumes that follow the node's mounts; this one has {}",
+            "a container may have {MOST_FDS} mounts of claims, of paths of the node, and of volumes that follow its mounts; this one has {}",
             all.trees.len()
         );
         return Err(RuntimeError::invalid("volumeMounts", why));
@@ -75,10 +76,28 @@ pub(super) fn of(inner: &Inner, pod: &Pod, bundle: &Path, config: &ContainerConf
 }
 
 /// Whether a volume is taken from the node's own mounts: what its pod sees of them has not all that is mounted later, and no mounts that are
-/// other pods'.
-fn is_of_node(inner: &Inner, mount: &Mount) -> bool {
-    mount.propagation != Propagation::Private
-        || inner.config.apart.iter().any(|dir| mount.host_path.starts_with(dir))
+/// other pods'. Only the pod has what its shim mounted.
+fn is_of_node(inner: &Inner, pod: &Pod, mount: &Mount) -> bool {
+    let path = &mount.host_path;
+    if mount.propagation != Propagation::Private || inner.config.apart.iter().any(|dir| path.starts_with(dir))
+    {
+        return true;
+    }
+    let own = pod.status().config.tmpfs_volumes;
+    !path.starts_with(&inner.config.root) && !own.iter().any(|volume| path.starts_with(&volume.path))
+}
+
+/// What of a path of the node is to have no mounts in it, where they would not go with the node's: a container would keep what other pods have
+/// for as long as it lives.
+fn bare(inner: &Inner, mount: &Mount) -> Vec<PathBuf> {
+    if mount.propagation != Propagation::Private {
+        return Vec::new();
+    }
+    let Ok(path) = std::fs::canonicalize(&mount.host_path) else { return Vec::new() };
+    let memory = inner.memory.as_ref().and_then(|memory| memory.hidden());
+    let others = inner.config.apart.iter().map(PathBuf::as_path).chain(memory).chain([Path::new(NETNS_DIR)]);
+    let others = others.filter_map(|dir| std::fs::canonicalize(dir).ok());
+    others.filter_map(|dir| Some(dir.strip_prefix(&path).ok()?.to_owned())).collect()
 }
 
 fn tree_of_node(mount: &Mount) -> Result<OwnedFd> {

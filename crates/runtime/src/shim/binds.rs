@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount};
 
 use super::create::overlay;
-use crate::mounts::tree_of;
+use crate::mounts::{tree_of, unmount_below};
 use crate::proto::Bind;
 use crate::types::Propagation;
 
@@ -24,15 +24,19 @@ pub(super) fn make(bundle: &Path, binds: &[Bind], trees: Vec<OwnedFd>) -> Result
     let mut trees = trees.into_iter();
     for bind in binds {
         match bind {
-            Bind::Tree { path, at, propagation } => {
+            Bind::Tree { path, at, propagation, bare } => {
                 let (tree, what) = match path {
                     Some(path) => {
                         (tree_of(path).map_err(|e| format!("{}: {e}", path.display()))?, path.clone())
                     }
                     None => (trees.next().ok_or("a volume of the node did not come along")?, at.into()),
                 };
-                plant(&tree, &bundle.join(at), *propagation)
-                    .map_err(|e| format!("{}: {e}", what.display()))?;
+                let at = bundle.join(at);
+                let planted = plant(&tree, &at, *propagation);
+                planted.map_err(|e| format!("{}: {e}", what.display()))?;
+                for part in bare {
+                    unmount_below(&at.join(part)).map_err(|e| e.to_string())?;
+                }
             }
             Bind::Part { base, path, at, make } => {
                 bind_part(base, path, &bundle.join(at), *make)?;

@@ -20,11 +20,8 @@ use rustix::thread::UnshareFlags;
 
 use super::os;
 use crate::mounts::mounts;
-use crate::proto::{self, Start};
+use crate::proto::{self, NETNS_DIR, Start};
 use crate::sys;
-
-/// Where network namespaces have their names, as iproute2 has it.
-const NETNS_DIR: &str = "/run/netns";
 
 /// Starts shims until nobody asks any more: the agent is at the other end of stdin.
 pub(super) fn serve(tag: &str) -> Result<(), String> {
