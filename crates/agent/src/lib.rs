@@ -269,6 +269,7 @@ impl Agent {
             statics,
             pods: shared.placed(),
             networks: networks.clone(),
+            consoles: server::Consoles::default(),
         };
         let api = server::router(api, reviews);
         let mut tasks = JoinSet::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 
 use crate::Error;
@@ -83,6 +84,19 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The last `lines` lines (all that are kept when `None`) of what the guest wrote to its serial console. Bytes that are
     /// not UTF-8 are replaced. Kept until `remove`.
     async fn console_log(&self, uid: &str, lines: Option<usize>) -> Result<String, Error>;
+
+    /// A connection into a machine that runs. Whoever gets one has been let in; there may be several at one time. It ends with the
+    /// machine's process. [`Error::Refused`] where the machine has no such way.
+    async fn connect(&self, uid: &str, way: Way) -> Result<UnixStream, Error>;
+}
+
+/// A way into a machine that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Its screen, keyboard and pointer, in RFB (RFC 6143) from the server's greeting on, without a password.
+    Display,
+    /// Its first serial port, byte by byte.
+    Serial,
 }
 
 /// A machine to start.
@@ -104,6 +118,8 @@ pub struct VmConfig {
     pub nics: Vec<Nic>,
     /// The bytes of the CD in its drive; without any the machine has no drive.
     pub cdrom: Option<Vec<u8>>,
+    /// Whether it has a screen (VGA), which is seen by [`Way::Display`].
+    pub display: bool,
 }
 
 /// A disk beside the root disk, which can come and go while the machine runs.

@@ -12,6 +12,8 @@ use crate::{Accelerator, Disk, Error, VmConfig};
 
 /// Memory of TCG for translated code. QEMU's own default is a quarter of the guest's memory, up to 1 GiB.
 const TRANSLATION_MIB: u32 = 64;
+/// Memory of the screen: enough for 2048 × 1152 points. What the guest does not use of it takes none.
+const VIDEO_MIB: u32 = 16;
 /// The set of descriptors with the CD: between those of the root disk and those of volumes.
 const CDROM_SET: usize = 5;
 /// Most network cards. The machine has 32 PCI slots.
@@ -136,6 +138,12 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
     add("-chardev", format!("socket,id=monitor,fd={},server=on,wait=off", fds.monitor));
     add("-mon", "chardev=monitor,mode=control".into());
     add("-display", "none".into());
+    if config.display {
+        // It listens nowhere: who sees the screen is handed to it by the monitor (`ways.rs`). A place of its own, so that no
+        // other device is found at another address because of it.
+        add("-vnc", "none".into());
+        add("-device", format!("VGA,vgamem_mb={VIDEO_MIB},addr=0x1c"));
+    }
     drive(Place::Root, (&config.disk, false), fds.disk, &mut add);
     add("-device", format!("virtio-blk-pci,id={ROOT_DEVICE},drive={},bootindex=0", Place::Root.node()));
     for slot in 0..SLOTS {
@@ -225,6 +233,7 @@ mod tests {
             volumes: vec![],
             nics: vec![],
             cdrom: None,
+            display: true,
         }
     }
 
@@ -284,6 +293,11 @@ mod tests {
         }
         let has_drive = |args: &[String]| args.iter().any(|arg| arg.starts_with("scsi-cd"));
         assert!(has_drive(&args));
-        assert!(!has_drive(&arguments(&config, &Accelerator::Kvm, &Descriptors { cdrom: None, ..fds })));
+        let fds = Descriptors { cdrom: None, ..fds };
+        assert!(!has_drive(&arguments(&config, &Accelerator::Kvm, &fds)));
+        let has_screen = |args: &[String]| args.iter().any(|arg| arg == "-vnc" || arg.starts_with("VGA"));
+        assert!(has_screen(&args));
+        let without = VmConfig { display: false, ..config };
+        assert!(!has_screen(&arguments(&without, &Accelerator::Kvm, &fds)));
     }
 }

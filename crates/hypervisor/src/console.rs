@@ -3,7 +3,8 @@
 //! QEMU keeps the newest [`RING_BYTES`] in a ring of its own memory. It is read out when somebody asks, when the guest powers
 //! off, and before the process is ended, and is appended to a file that is cut to its newer half when it grows too long. So a
 //! guest that writes without end costs a fixed amount of memory and disk, also while no cloud process runs (a log file of
-//! QEMU's own would grow until the disk is full), and an idle machine costs no polling. What is lost: the part since the last
+//! QEMU's own would grow until the disk is full), and an idle machine costs no polling. While somebody is at the serial port, what it writes
+//! comes another way (`ways.rs`). What is lost: the part since the last
 //! look when a process is killed from outside, and all but the newest part when much comes between two looks.
 
 use std::io;
@@ -58,7 +59,8 @@ impl Console {
         Ok(())
     }
 
-    async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Adds to the log.
+    pub(crate) async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path).await?;
         file.write_all(bytes).await?;
         file.flush().await?;

@@ -5,12 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 
 use crate::args::validate;
 use crate::{
     Accelerator, Disk, Error, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmEvent, VmEventKind, VmInfo,
-    VmState, Volume,
+    VmState, Volume, Way,
 };
 
 /// How many events are kept for a receiver that lags.
@@ -187,6 +188,12 @@ impl Hypervisor for Fake {
             false => Err(Error::NotFound { uid: uid.to_owned() }),
         }
     }
+
+    async fn connect(&self, uid: &str, way: Way) -> Result<UnixStream, Error> {
+        self.live(uid, |_| ())?;
+        let message = "the driver is a fake, and no guest runs".to_owned();
+        Err(Error::Refused { uid: uid.to_owned(), command: format!("{way:?}"), message })
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +212,7 @@ mod tests {
             volumes: vec![],
             nics: vec![],
             cdrom: None,
+            display: true,
         }
     }
 

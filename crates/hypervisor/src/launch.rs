@@ -229,6 +229,9 @@ impl Machine {
             },
             Err(error) => Err(error.to_string()),
         };
+        if attached.is_ok() {
+            self.restore_ring().await;
+        }
         if let Err(message) = attached {
             tracing::error!(
                 vm = self.uid,

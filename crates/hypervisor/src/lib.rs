@@ -7,7 +7,7 @@
 //! machine by its uid alone.
 //!
 //! **Start reading** at [`Hypervisor`] (what a driver can do), then `qemu.rs` (the driver), `launch.rs`,
-//! `machine.rs` and `watch.rs` (the beginning, the life and the end of one machine), `args.rs` and `drives.rs` (how QEMU is told), `volumes.rs` (what is plugged in while it runs), `spawn.rs` (how its process is jailed).
+//! `machine.rs` and `watch.rs` (the beginning, the life and the end of one machine), `args.rs` and `drives.rs` (how QEMU is told), `volumes.rs` (what is plugged in while it runs), `ways.rs` (its screen and its serial port), `spawn.rs` (how its process is jailed).
 
 #![deny(unsafe_code)]
 
@@ -35,10 +35,11 @@ mod tests;
 mod trial;
 mod volumes;
 mod watch;
+mod ways;
 
 pub use api::{
     Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, DiskLimits, ExitReason, Hypervisor, Nic, Reboot,
-    VmConfig, VmEvent, VmEventKind, VmInfo, VmState, Volume,
+    VmConfig, VmEvent, VmEventKind, VmInfo, VmState, Volume, Way,
 };
 pub use args::memory_overhead_mib;
 pub use error::Error;

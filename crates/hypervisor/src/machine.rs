@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     /// Held while a disk is copied.
     pub(crate) copying: tokio::sync::Mutex<()>,
     console: tokio::sync::Mutex<Console>,
+    /// The way to those who are at its serial port.
+    pub(crate) arrivals: crate::ways::Arrivals,
     inner: Mutex<Inner>,
     state: watch::Sender<VmState>,
     /// When the guest was restarted last.
@@ -88,6 +90,7 @@ impl Machine {
         let state = VmState::Stopped(record.exit.clone().unwrap_or(exit));
         Arc::new(Machine {
             console: tokio::sync::Mutex::new(Console::new(files.console())),
+            arrivals: tokio::sync::Mutex::default(),
             uid,
             shared,
             files,
@@ -289,7 +292,13 @@ impl Machine {
         let _ = self.state.subscribe().wait_for(|state| matches!(state, VmState::Stopped(_))).await;
     }
 
-    async fn drain(&self, qmp: &Qmp) -> std::io::Result<()> {
+    /// Adds to the console's log.
+    pub(crate) async fn keep(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.console.lock().await.append(bytes).await
+    }
+
+    /// Moves what QEMU has of the console to its log.
+    pub(crate) async fn drain(&self, qmp: &Qmp) -> std::io::Result<()> {
         self.console.lock().await.drain(qmp).await
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, broadcast};
 
 use crate::args::{is_mac, is_uid, validate};
@@ -20,7 +21,7 @@ use crate::record::{Files, VERSION};
 use crate::trial::boots;
 use crate::{
     Accelerator, AcceleratorChoice, Disk, Error, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmEvent,
-    VmInfo, Volume,
+    VmInfo, Volume, Way,
 };
 
 /// Events that a slow listener may be behind.
@@ -286,5 +287,17 @@ impl Hypervisor for Qemu {
 
     async fn console_log(&self, uid: &str, lines: Option<usize>) -> Result<String, Error> {
         self.find(uid)?.console_log(lines).await
+    }
+
+    async fn connect(&self, uid: &str, way: Way) -> Result<UnixStream, Error> {
+        let machine = self.find(uid)?;
+        // A task of its own: who asks may leave half-way, and QEMU must not be left between two commands.
+        let connecting = tokio::spawn(async move {
+            match way {
+                Way::Display => machine.display().await,
+                Way::Serial => machine.serial().await,
+            }
+        });
+        connecting.await.unwrap_or_else(|error| Err(Error::io("reach", "QEMU")(io::Error::other(error))))
     }
 }

@@ -16,6 +16,8 @@ use crate::{
     QemuConfig, Reboot, VmConfig, VmEvent, VmEventKind, VmState, Volume, teardown,
 };
 
+mod ways;
+
 /// Says `hello` on the serial port, then does `rest`.
 fn boot_sector(rest: &[u8]) -> Vec<u8> {
     let head = [
@@ -97,6 +99,7 @@ impl Bench {
             volumes: vec![],
             nics: vec![],
             cdrom: None,
+            display: true,
         }
     }
 }

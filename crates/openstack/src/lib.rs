@@ -18,6 +18,7 @@
 mod auth;
 mod body;
 mod change;
+mod console;
 mod directory;
 mod error;
 mod glance;
@@ -47,6 +48,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yunfan_identity::UserInfo;
 use yunfan_identity::throttle::Throttle;
@@ -69,7 +71,7 @@ pub struct DoorContext {
     pub tokens: TokenKey,
     /// The public base URL without a path, e.g. `https://127.0.0.1:6443`; links and catalog begin with it.
     pub endpoint: String,
-    /// The way to the agents: image bytes and console logs.
+    /// The way to the agents: image bytes and consoles.
     pub nodes: Arc<dyn NodeRequests>,
 }
 
@@ -82,6 +84,8 @@ struct Door {
     directory: directory::Directory,
     /// Wrong passwords.
     guesses: Throttle,
+    /// Places for those who look at consoles.
+    consoles: Arc<Semaphore>,
     /// Keeps [`revocation::follow`] running as long as the router lives.
     _follower: Option<revocation::Follower>,
 }
@@ -94,7 +98,7 @@ impl std::ops::Deref for Door {
     }
 }
 
-/// The door: everything below `/identity`, `/compute`, `/image`, `/network`, `/volume` and `/placement`. The router answers no other path and has no
+/// The door: everything below `/identity`, `/compute`, `/image`, `/network`, `/volume`, `/placement` and `/console`. The router answers no other path and has no
 /// fallback, so it can be merged with others.
 ///
 /// Where it is called inside a tokio runtime it also starts the task that feeds revoked tokens and disabled users
@@ -111,6 +115,7 @@ pub fn router(context: DoorContext) -> Router {
         directory: directory::Directory::new(context.system.clone()),
         context,
         guesses: Throttle::default(),
+        consoles: Arc::new(Semaphore::new(console::MOST)),
         _follower: follower,
     });
     let services = services(&door);
@@ -125,7 +130,7 @@ pub fn router(context: DoorContext) -> Router {
             .route(&format!("{service}/"), handler.clone())
             .route(&format!("{service}/{{*rest}}"), handler);
     }
-    router
+    router.merge(console::router(door))
 }
 
 fn services(door: &Ctx) -> Router {
@@ -141,8 +146,13 @@ fn services(door: &Ctx) -> Router {
 /// The patterns of all paths that the door answers, for tests that walk them: `/compute/v2.1/servers/{id}`.
 pub fn paths(context: DoorContext) -> Vec<String> {
     let directory = directory::Directory::new(context.system.clone());
-    let services =
-        services(&Arc::new(Door { directory, context, guesses: Throttle::default(), _follower: None }));
+    let services = services(&Arc::new(Door {
+        directory,
+        context,
+        guesses: Throttle::default(),
+        consoles: Arc::new(Semaphore::new(console::MOST)),
+        _follower: None,
+    }));
     // axum tells its table in no other way.
     let shown = format!("{services:?}");
     let table = shown.split_once("paths: {").map_or("", |(_, table)| table);

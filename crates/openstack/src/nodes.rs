@@ -32,7 +32,7 @@ pub enum NodeError {
 #[async_trait]
 pub trait NodeRequests: Send + Sync + 'static {
     /// Sends `request`, whose URI is a path and a query (`/console/UID?length=10`), to the agent on `node`. Bodies are streamed in
-    /// both directions.
+    /// both directions; a request for an upgrade is answered with 101, and [`hyper::upgrade::on`] gives the stream of the answer.
     ///
     /// # Errors
     /// [`NodeError`] if there is no answer; an answer that is an error is `Ok`.

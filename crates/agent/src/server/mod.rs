@@ -5,6 +5,7 @@
 
 mod agents;
 mod bearer;
+mod consoles;
 mod dial;
 mod exec;
 mod images;
@@ -36,6 +37,7 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, ImageService,
 
 pub use agents::Client;
 pub(crate) use bearer::Reviews;
+pub(crate) use consoles::Consoles;
 
 use crate::pod::Pods;
 use crate::pod::{MIRROR, Reach};
@@ -58,6 +60,8 @@ pub(crate) struct Api {
     pub(crate) stats: Arc<Stats>,
     /// What runs, by what is known of it here.
     pub(crate) workloads: Arc<Pods>,
+    /// Who looks at machines' consoles.
+    pub(crate) consoles: Consoles,
 }
 
 /// What there is to ask for.
@@ -90,6 +94,7 @@ fn routes() -> Vec<Route<Api>> {
         route("/portForward/{namespace}/{pod}", get(exec::port_forward).post(exec::port_forward)),
         route("/dial/{namespace}/{pod}/{port}", get(dial::dial)),
         route("/console/{uid}", get(console)),
+        route("/console/{uid}/{kind}", get(consoles::connect)),
         route("/images/{namespace}/{id}", put(images::upload)),
         route(IMAGE, get(images::download).delete(images::remove)),
         route("/stats/summary", get(stats::summary)),

@@ -336,6 +336,7 @@ impl Machines {
             volumes,
             nics,
             cdrom: self.config_drive(machine).await?,
+            display: true,
         };
         let info = self.hypervisor.start(config).await?;
         self.shared.recorder.event(machine, Severity::Normal, "Started", "Started the virtual machine");

@@ -7,11 +7,13 @@
 
 mod account;
 mod legacy;
+mod pass;
 mod revocation;
 mod verified;
 
 pub use account::{AccountClaims, AccountKey, Bond, Reference};
 pub use legacy::LegacyClaims;
+pub use pass::{PASS_LIFETIME, Pass, Place};
 pub use revocation::{Revocations, RevocationsFull, WHOLE};
 
 use std::path::Path;

@@ -15,7 +15,7 @@ use super::neutron::Neutron;
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{State, expect, state_of};
-use super::{groups, old_addresses, rebirth, shelve, snapshot};
+use super::{consoles, groups, old_addresses, rebirth, shelve, snapshot};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
@@ -83,9 +83,15 @@ pub(super) async fn act(
 ) -> Answer {
     let (action, argument) = crate::body::action(body)?;
     if let Some((_, since)) = ENDED.iter().find(|(word, _)| *word == action) {
-        return Err(ended(&action, version >= Microversion(*since)));
+        let is_over = version >= Microversion(*since);
+        if is_over || consoles::protocol_of(&action).is_none() {
+            return Err(ended(&action, is_over));
+        }
     }
     let vm = find(&session, &id).await?;
+    if let Some(protocol) = consoles::protocol_of(&action) {
+        return consoles::act(&session, &vm, protocol, argument).await;
+    }
     if let Some(found) = MOVES.iter().find(|(word, ..)| *word == action) {
         return move_to(&session, vm, found).await;
     }
@@ -149,12 +155,7 @@ fn ended(action: &str, is_over: bool) -> Fault {
     if is_over {
         return Fault::new(StatusCode::NOT_FOUND, "The resource could not be found.");
     }
-    match action {
-        "os-getVNCConsole" | "os-getSPICEConsole" | "os-getRDPConsole" | "os-getSerialConsole" => Fault::bad(
-            "Unavailable console type: guests have no display, and their serial console is read with os-getConsoleOutput.",
-        ),
-        _ => Fault::unsupported(format!("The action {action} is not served by this cloud.")),
-    }
+    Fault::unsupported(format!("The action {action} is not served by this cloud."))
 }
 
 fn now(vm: &VirtualMachine) -> State {
@@ -330,48 +331,6 @@ fn bad_length() -> Fault {
     ))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RemoteConsole {
-    remote_console: RemoteFields,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RemoteFields {
-    protocol: String,
-    r#type: String,
-}
-
-/// `POST /servers/{id}/remote-consoles` (2.6): guests have no display, and no proxy stands before their serial ports.
-pub(super) async fn remote_console(
-    session: Session,
-    version: Microversion,
-    Path(id): Path<String>,
-    Json(body): Json<RemoteConsole>,
-) -> Answer {
-    if version < Microversion(6) {
-        return Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found."));
-    }
-    find(&session, &id).await?;
-    let RemoteFields { protocol, r#type } = body.remote_console;
-    let known = [
-        ("vnc", "novnc"),
-        ("vnc", "xvpvnc"),
-        ("spice", "spice-html5"),
-        ("rdp", "rdp-html5"),
-        ("serial", "serial"),
-        ("mks", "webmks"),
-    ];
-    if !known.contains(&(protocol.as_str(), r#type.as_str())) {
-        return Err(Fault::bad(format!(
-            "Invalid input for field/attribute remote_console. There is no console of type {type} by {protocol}.",
-            type = r#type
-        )));
-    }
-    Err(Fault::bad(format!("Unavailable console type {}.", r#type)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +339,6 @@ mod tests {
     fn actions_end_with_their_microversion() {
         assert_eq!(ended("addFixedIp", true).status, StatusCode::NOT_FOUND);
         assert_eq!(ended("os-resetNetwork", false).status, StatusCode::NOT_IMPLEMENTED);
-        assert_eq!(ended("os-getVNCConsole", false).status, StatusCode::BAD_REQUEST);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod actions;
 mod aggregates;
+mod consoles;
 mod create;
 mod devices;
 mod events;
@@ -77,7 +78,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/{id}/ips/{network}", get(servers::addresses_on))
         .route("/servers/{id}/diagnostics", get(servers::diagnostics))
         .route("/servers/{id}/os-server-password", get(password::show).delete(password::clear))
-        .route("/servers/{id}/remote-consoles", post(actions::remote_console))
+        .route("/servers/{id}/remote-consoles", post(consoles::create))
+        .route("/os-console-auth-tokens/{token}", get(consoles::show_token))
         .route("/servers/{id}/os-instance-actions", get(record::list))
         .route("/servers/{id}/os-instance-actions/{request}", get(record::show))
         .route("/servers/{id}/tags", get(tags::list).put(tags::replace).delete(tags::clear))
@@ -185,13 +187,14 @@ async fn version(State(door): State<Ctx>) -> Response {
 }
 
 /// What Nova's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.
-const EXTENSIONS: [(&str, &str); 36] = [
+const EXTENSIONS: [(&str, &str); 37] = [
     ("AdminActions", "os-admin-actions"),
     ("Aggregates", "os-aggregates"),
     ("AttachInterfaces", "os-attach-interfaces"),
     ("AvailabilityZone", "os-availability-zone"),
     ("BlockDeviceMappingV2Boot", "os-block-device-mapping-v2-boot"),
     ("ConfigDrive", "os-config-drive"),
+    ("ConsoleAuthTokens", "os-console-auth-tokens"),
     ("ConsoleOutput", "os-console-output"),
     ("Consoles", "os-consoles"),
     ("DiskConfig", "OS-DCF"),

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod clients;
+mod consoles;
 mod groups;
 mod limits;
 mod made;

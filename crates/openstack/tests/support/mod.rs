@@ -375,6 +375,11 @@ impl NodeRequests for PretendedNode {
                 let query = parts.uri.query().unwrap_or_default();
                 answer(StatusCode::OK, format!("booted {uid} {query}\n").into_bytes())
             }
+            (&Method::GET, ["console", _, "vnc" | "serial"])
+                if parts.headers.get("upgrade").is_some_and(|word| word == "yunfan-console") =>
+            {
+                answer(StatusCode::TOO_MANY_REQUESTS, br#"{"message":"others are there"}"#.to_vec())
+            }
             _ => answer(StatusCode::NOT_FOUND, Vec::new()),
         }
     }
