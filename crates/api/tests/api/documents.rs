@@ -67,6 +67,9 @@ async fn the_second_version_has_all_kinds_and_follows_definitions() {
     ] {
         assert_eq!(document["paths"][path][method]["operationId"], id, "{path}");
     }
+    let older = &document["definitions"]["io.k8s.api.certificates.v1beta1.ClusterTrustBundle"];
+    assert_eq!(older["x-kubernetes-group-version-kind"][0]["version"], "v1beta1");
+    assert!(older["properties"]["spec"]["description"].is_string(), "{older}");
     let container = &document["definitions"]["io.k8s.api.core.v1.Container"]["properties"];
     assert_eq!(container["imagePullPolicy"]["enum"], json!(["Always", "IfNotPresent", "Never"]));
     let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["put"];

@@ -34,9 +34,11 @@ impl Version {
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
+/// Where a schema says of which kinds it is.
+const MARK: &str = "x-kubernetes-group-version-kind";
+
 /// The definitions of Kubernetes' own kinds, by kind.
 static KINDS: LazyLock<HashMap<GroupVersionKind, String>> = LazyLock::new(|| {
-    const MARK: &str = "x-kubernetes-group-version-kind";
     let mut all = HashMap::new();
     for (name, raw) in builtin::definitions().raw().filter(|(_, raw)| raw.get().contains(MARK)) {
         let schema: Value = serde_json::from_str(raw.get()).unwrap_or_default();
@@ -66,10 +68,26 @@ impl<'t> Schemas<'t> {
     pub(super) fn add_kind(&mut self, kind: &Kind) -> String {
         let descriptor = &kind.descriptor;
         let name = match descriptor.schema.name() {
-            Some(name) if descriptor.builtin => self.want(name),
+            Some(name) if descriptor.builtin => self.add_published(descriptor, name),
             _ => self.add_custom(kind),
         };
         self.add_list(descriptor, &name);
+        name
+    }
+
+    /// Adds a kind by its definition; returns its name. An older version whose fields are those of the one that is defined
+    /// gets a schema of its own, which names that version: clients find schemas by group, version and kind.
+    fn add_published(&mut self, descriptor: &Descriptor, defined: &str) -> String {
+        let own = GroupVersionKind::new(&descriptor.group, &descriptor.version, &descriptor.kind);
+        let older = match defined.rsplit_once(&format!(".{}", descriptor.kind)).map(|(place, _)| place) {
+            Some(place) if !KINDS.contains_key(&own) => place.rsplit_once('.').map(|(place, _)| place),
+            _ => None,
+        };
+        let Some(place) = older else { return self.want(defined) };
+        let name = format!("{place}.{}.{}", descriptor.version, descriptor.kind);
+        let mut schema = self.published(defined);
+        schema[MARK] = json!([gvk(&own.group, &own.version, &own.kind)]);
+        self.done.insert(name.clone(), schema);
         name
     }
 
@@ -126,7 +144,7 @@ impl<'t> Schemas<'t> {
                     ),
                 },
             },
-            "x-kubernetes-group-version-kind": [gvk(&descriptor.group, &descriptor.version, &descriptor.list_kind)],
+            MARK: [gvk(&descriptor.group, &descriptor.version, &descriptor.list_kind)],
         });
         if let Some(fields) = selectable(descriptor) {
             list["x-kubernetes-selectable-fields"] = fields;
@@ -226,8 +244,7 @@ impl<'t> Schemas<'t> {
         if let Some(fields) = selectable(descriptor) {
             schema["x-kubernetes-selectable-fields"] = fields;
         }
-        schema["x-kubernetes-group-version-kind"] =
-            json!([gvk(&descriptor.group, &descriptor.version, &descriptor.kind)]);
+        schema[MARK] = json!([gvk(&descriptor.group, &descriptor.version, &descriptor.kind)]);
         self.done.insert(name.clone(), schema);
         name
     }
