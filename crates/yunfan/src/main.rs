@@ -119,13 +119,13 @@ fn start_log(log: &cli::Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says that all is ready, and gives back, now and once more, what start-up alone needed of the program's code: its end goes on behind
-/// the line that tells of it.
+/// Says that all is ready, and gives back, soon and some times more, what start-up alone needed of the program's code: its end goes on
+/// behind the line that tells of it.
 pub(crate) fn ready(line: &str) {
     say(line);
     tokio::spawn(async {
-        for pause in [1, 9] {
-            tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+        for pause in [250, 750, 9_000] {
+            tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
             if let Err(error) = yunfan_runtime::unmap_code() {
                 tracing::debug!(%error, "the code that start-up needed stays mapped");
             }
