@@ -9,6 +9,8 @@ use yunfan_tests::{Cloud, repository, run_within};
 const LONGEST: Duration = Duration::from_secs(40 * 60);
 /// Of the tests that are not excluded, how many pass at least. That tests skip themselves must not hide that nothing was tried.
 const LEAST: usize = 55;
+/// Tempest's tests of consoles.
+const CONSOLES: &str = "test_novnc|test_get_vnc_console";
 
 /// The number behind a label of Tempest's summary.
 fn number(text: &str, label: &str) -> usize {
@@ -32,4 +34,9 @@ fn tempest_smoke_tests_pass() {
     let (passed, failed) = (number(&ran.stdout, "- Passed:"), number(&ran.stdout, "- Failed:"));
     assert!(ran.succeeded() && failed == 0, "{passed} passed, {failed} failed\n{ran}");
     assert!(passed >= LEAST, "{passed} passed: the others skipped themselves\n{ran}");
+    // A real guest's screen over a real WebSocket, which no smoke test looks at.
+    let run = repository().join("tests/tempest/run.sh");
+    let looked = run_within(LONGEST, &run, &[&conf, "--regex", CONSOLES], &environment, "");
+    let (passed, failed) = (number(&looked.stdout, "- Passed:"), number(&looked.stdout, "- Failed:"));
+    assert!(looked.succeeded() && failed == 0 && passed == 3, "{passed} passed, {failed} failed\n{looked}");
 }

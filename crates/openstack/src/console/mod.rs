@@ -7,19 +7,24 @@
 mod relay;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::{Api, PostParams};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use yunfan_identity::token::{Pass, Place};
 use yunfan_resources::compute::{VirtualMachine, VmPhase};
@@ -32,6 +37,8 @@ use crate::ids;
 
 /// Open connections at one time.
 pub(crate) const MOST: usize = 512;
+/// How long one who was refused may take to go.
+const LEAVING: Duration = Duration::from_secs(5);
 /// What the agents call the change from HTTP to a console's own bytes.
 const AGENTS: &str = "yunfan-console";
 /// The one subprotocol that there is: bytes as they are.
@@ -75,8 +82,17 @@ impl Kind {
 /// Everything below `/console`.
 pub(crate) fn router(door: Ctx) -> Router {
     let socket = |kind| {
-        get(move |State(door): State<Ctx>, request: Request| async move {
-            open(door, kind, request).await.unwrap_or_else(refusal)
+        get(move |State(door): State<Ctx>, mut request: Request| async move {
+            let client = hyper::upgrade::on(&mut request);
+            // Whole requests are not shared between threads: their bodies can't be.
+            let (parts, _) = request.into_parts();
+            match open(&door, kind, &parts).await {
+                Ok(opened) => opened.serve(door, client),
+                Err(refused) => {
+                    tokio::spawn(leave(client));
+                    refusal(refused)
+                }
+            }
         })
     };
     Router::new()
@@ -152,18 +168,53 @@ fn refusal(Refused(status, why): Refused) -> Response {
     (status, [(header::CONNECTION, "close")], Body::empty()).into_response()
 }
 
-/// Lets in who has a pass, and carries bytes from then on.
-async fn open(door: Ctx, kind: Kind, mut request: Request) -> Result<Response, Refused> {
-    let accept = handshake(request.headers())?;
-    let binary = offers_binary(request.headers());
-    let token = token(request.uri()).ok_or_else(|| forbidden("there is no pass in its address"))?;
+/// Closes the connection of somebody who was refused as connections are closed: hyper gives up one that was asked to become another,
+/// and the client would hear of a fault of the network.
+async fn leave(client: OnUpgrade) {
+    let Ok(client) = client.await else { return };
+    let mut client = TokioIo::new(client);
+    let _ = timeout(LEAVING, async {
+        client.shutdown().await?;
+        tokio::io::copy(&mut client, &mut tokio::io::sink()).await
+    })
+    .await;
+}
+
+/// A console that somebody was let in to.
+struct Opened {
+    response: Response,
+    console: OnUpgrade,
+    pass: Pass,
+    seat: OwnedSemaphorePermit,
+}
+
+impl Opened {
+    /// Carries bytes from now on.
+    fn serve(self, door: Ctx, client: OnUpgrade) -> Response {
+        let Self { response, console, pass, seat } = self;
+        tokio::spawn(async move {
+            let _seat = seat;
+            if let (Ok(client), Ok(console)) = tokio::join!(client, console) {
+                let goes_on = || !door.tokens.revocations().is_revoked(&pass.claims);
+                relay::carry(TokioIo::new(client), TokioIo::new(console), goes_on).await;
+            }
+        });
+        response
+    }
+}
+
+/// Lets in who has a pass.
+async fn open(door: &Ctx, kind: Kind, request: &Parts) -> Result<Opened, Refused> {
+    let accept = handshake(&request.headers)?;
+    let binary = offers_binary(&request.headers);
+    let token = token(&request.uri).ok_or_else(|| forbidden("there is no pass in its address"))?;
     let invalid = |_| forbidden("its pass is not good, or not any more");
     let pass = door.tokens.verify_pass(token).map_err(invalid)?;
     if pass.place.kind != kind.word() {
         return Err(forbidden("its pass is for another console"));
     }
-    let peer = request.extensions().get::<PeerAddress>().copied();
-    let node = machines_node(&door, &pass, peer).await?;
+    let peer = request.extensions.get::<PeerAddress>().copied();
+    let node = machines_node(door, &pass, peer).await?;
     let seat = seat(&door.consoles)?;
     let path = format!("/console/{}/{}", pass.place.uid, kind.word());
     let asked = Request::get(&path)
@@ -181,14 +232,7 @@ async fn open(door: Ctx, kind: Kind, mut request: Request) -> Result<Response, R
             _ => unavailable(format!("node {node} answered {status}: {why}")),
         });
     }
-    let (client, console) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(answer));
-    tokio::spawn(async move {
-        let _seat = seat;
-        if let (Ok(client), Ok(console)) = tokio::join!(client, console) {
-            let goes_on = || !door.tokens.revocations().is_revoked(&pass.claims);
-            relay::carry(TokioIo::new(client), TokioIo::new(console), goes_on).await;
-        }
-    });
+    let console = hyper::upgrade::on(answer);
     let mut response = (
         StatusCode::SWITCHING_PROTOCOLS,
         [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "websocket")],
@@ -199,7 +243,7 @@ async fn open(door: Ctx, kind: Kind, mut request: Request) -> Result<Response, R
     if binary {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(BINARY));
     }
-    Ok(response)
+    Ok(Opened { response, console, pass, seat })
 }
 
 fn seat(seats: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refused> {
