@@ -39,13 +39,18 @@ const AUTONOMOUS: u8 = 0x40;
 const MOST_RESOLVERS: usize = 8;
 
 /// Whether a router joins a network, and that something has changed which advertisements tell.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Routed {
     on: AtomicBool,
     changed: Notify,
 }
 
 impl Routed {
+    /// As an earlier process left it, so that its guests keep their way while routers are not known yet.
+    pub(crate) fn new(on: bool) -> Self {
+        Self { on: AtomicBool::new(on), changed: Notify::new() }
+    }
+
     pub(crate) fn set(&self, on: bool) {
         if self.on.swap(on, Ordering::Relaxed) != on {
             self.changed.notify_one();

@@ -6,6 +6,7 @@ use crate::names::{self, POD_IFNAME, check_uid};
 use crate::namespace;
 use crate::node::{NodeNetworks, lock};
 use crate::ports::{self, PodSide};
+use crate::six;
 use crate::types::{Attachment, Mac, NetworkKind, PodAttach, PodNet, Tap, TapAttach};
 use crate::view::NetworkView;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -62,16 +63,23 @@ impl NodeNetworks {
         check_uid("port_uid", &tap.port_uid)?;
         let network = self.need(uid)?;
         let view = network.view.get();
-        let mac = check_tap(&view, tap.mac, &tap.ips, &tap.ips6)?;
+        let ips6 = six::usable(tap.ips6);
+        if tap.ips.is_empty() && ips6.is_empty() {
+            return Err(NetworkError::invalid(
+                "ips",
+                "a port needs at least one address that this node can serve",
+            ));
+        }
+        check_tap(&view, tap.mac, &tap.ips, &ips6)?;
         let ifname = names::tap(&tap.port_uid);
         let attachment = Attachment {
             port_uid: tap.port_uid,
             pod_uid: None,
             network_uid: uid.to_owned(),
             ifname: ifname.clone(),
-            mac,
+            mac: tap.mac,
             ips: tap.ips,
-            ips6: tap.ips6,
+            ips6,
             host_ports: Vec::new(),
         };
         let old = self.claim(&attachment).await?;
@@ -89,12 +97,13 @@ impl NodeNetworks {
     }
 
     /// Gives a VM's port other addresses while it is plugged in; what it may say follows, and flows of addresses that it has no more end.
-    /// Nothing happens where it has them, or is not plugged in. Pods have their addresses as long as they are.
+    /// Nothing happens where it has them, or is not plugged in; it may be left without any. Pods have their addresses as long as they are.
     ///
     /// # Errors
     /// As for [`Self::attach_pod`]; then the port has what it had.
     pub async fn set_addresses(&self, port_uid: &str, ips: Vec<Ipv4Addr>, ips6: Vec<Ipv6Addr>) -> Result<()> {
         let known = lock(&self.0.attachments).get(port_uid).cloned();
+        let ips6 = six::usable(ips6);
         let changed = |known: &Attachment| known.ips != ips || known.ips6 != ips6;
         let Some(old) = known.filter(|known| known.pod_uid.is_none() && changed(known)) else {
             return Ok(());
@@ -254,11 +263,27 @@ fn collide(a: &Attachment, b: &Attachment) -> bool {
             || a.ips6.iter().any(|ip| b.ips6.contains(ip)))
 }
 
-/// What a machine's port has: an address of either kind at least.
-fn check_tap(view: &NetworkView, mac: Mac, ips: &[Ipv4Addr], ips6: &[Ipv6Addr]) -> Result<Mac> {
+/// What a machine's port has: addresses of either kind, of which one that is plugged in may have lost the last.
+fn check_tap(view: &NetworkView, mac: Mac, ips: &[Ipv4Addr], ips6: &[Ipv6Addr]) -> Result<()> {
+    check::mac(view, mac)?;
     check::port6(view, ips6)?;
-    if ips.is_empty() && !ips6.is_empty() {
-        return Ok(mac);
+    if ips.is_empty() { Ok(()) } else { check::port(view, Some(mac), ips).map(drop) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge;
+    use crate::view::sample6;
+
+    #[test]
+    fn no_port_has_the_gateways_mac_whatever_addresses_it_has() {
+        let view = sample6();
+        let mac: Mac = "fa:16:3e:00:00:01".parse().unwrap();
+        let own = [Ipv6Addr::from_bits(view.config.subnets6[0].cidr.network().to_bits() + 0x77)];
+        assert!(check_tap(&view, mac, &[], &own).is_ok() && check_tap(&view, mac, &[], &[]).is_ok());
+        for wrong in [bridge::gateway_mac(&view.config.uid), Mac([1, 0, 0, 0, 0, 1]), Mac([0; 6])] {
+            assert!(check_tap(&view, wrong, &[], &own).is_err(), "{wrong}");
+        }
     }
-    Ok(check::port(view, Some(mac), ips)?.0)
 }

@@ -41,7 +41,7 @@ pub(crate) fn ensure(
     // Together, for the one speaks of what the other numbers.
     let table = format!(
         "{}{}{}",
-        ports::render_table(ports_here, policy),
+        ports::render_table(ports_here, policy, gateway_mac(&config.uid)),
         firewall::render_filters(policy),
         if limits == Limits::New { qos::render(policy) } else { String::new() }
     );

@@ -1,5 +1,6 @@
 //! Refusing what cannot work, with the field's name, before anything is touched.
 
+use crate::bridge;
 use crate::error::{NetworkError, Result};
 use crate::names::check_uid;
 use crate::six::Subnet6Config;
@@ -169,11 +170,20 @@ pub(crate) fn port(
         }
         addresses.extend(Ipv4Net::new(*ip, subnet.cidr.prefix_len()));
     }
-    let mac = mac.unwrap_or_else(|| Mac::from_ip(*first));
+    let own = mac.unwrap_or_else(|| Mac::from_ip(*first));
+    self::mac(view, own)?;
+    Ok((own, addresses, gateway))
+}
+
+/// The MAC of a port: with the gateway's it would have the gateway's link-local address too.
+pub(crate) fn mac(view: &NetworkView, mac: Mac) -> Result<()> {
     if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
         return Err(NetworkError::invalid("mac", format!("{mac} is a group address or zero")));
     }
-    Ok((mac, addresses, gateway))
+    if mac == bridge::gateway_mac(&view.config.uid) {
+        return Err(NetworkError::invalid("mac", format!("{mac} is the gateway's of this network")));
+    }
+    Ok(())
 }
 
 fn usable(cidr: Ipv4Net, ip: Ipv4Addr) -> bool {

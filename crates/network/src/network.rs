@@ -11,7 +11,7 @@ use crate::services::{self, Entrance, Place, UdpTargets};
 use crate::state::SavedNetwork;
 use crate::types::{Attachment, Config, HostPort, NetworkConfig, NetworkKind, Policy};
 use crate::view::{NetworkView, ServiceBook, Shared};
-use crate::{conntrack, dns, firewall, namespace, nft, qos, uplink};
+use crate::{conntrack, dns, firewall, namespace, nft, qos, router6, uplink};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
@@ -62,16 +62,17 @@ impl Network {
         let policy = Arc::new(Shared::new(saved.policy));
         let told = policy.get();
         let config = common.config.clone();
-        let (view, ns, facts, sockets) = namespace::blocking(move || {
+        let (view, ns, facts, sockets, routed) = namespace::blocking(move || {
             let (ns, facts) =
                 bridge::ensure(&name, &view, &config, (&ports_here, &told), bridge::Limits::New)?;
             let sockets = servers::open(&ns, &view, &config)?;
-            Ok((view, ns, facts, sockets))
+            let routed = !view.config.subnets6.is_empty() && router6::leads(&ns)?;
+            Ok((view, ns, facts, sockets, routed))
         })
         .await?;
         let listening = dns::listen_addresses(&view, &common.config);
         let view = Arc::new(Shared::new(view));
-        let routed = Arc::new(Routed::default());
+        let routed = Arc::new(Routed::new(routed));
         let tasks = servers::start(sockets, sources(&view, &routed, common))?;
         let network = Self {
             ns,

@@ -16,7 +16,7 @@ use crate::types::{
 };
 use crate::uplink::{self, Uplink};
 use crate::view::{ServiceBook, Shared};
-use crate::{conntrack, doors, services};
+use crate::{conntrack, doors, services, six};
 use rustix::net::SocketType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     notes: Mutex<BTreeSet<String>>,
     /// Why networks of an earlier process are closed, by their uids.
     closed: Mutex<BTreeMap<String, String>>,
+    /// Which networks go on with IPv4 alone, by their uids.
+    without_six: Mutex<BTreeMap<String, String>>,
     /// Fingerprint of the host's doors in the kernel; held while they are being replaced.
     doors: Arc<tokio::sync::Mutex<Option<u64>>>,
     /// The routers in the kernel, if they are known, each with its networks' namespaces.
@@ -101,6 +103,7 @@ impl NodeNetworks {
             ipam: Mutex::new(Ipam::new(addresses)),
             notes: Mutex::default(),
             closed: Mutex::default(),
+            without_six: Mutex::default(),
             doors: Arc::default(),
             routed: Mutex::default(),
             structure: tokio::sync::Mutex::new(()),
@@ -112,7 +115,8 @@ impl NodeNetworks {
     }
 
     /// Brings up a network of an earlier process. A tenant's that can't be as it was is closed, for that is no reason to do without all others.
-    async fn take_over(&self, saved: SavedNetwork) -> Result<()> {
+    async fn take_over(&self, mut saved: SavedNetwork) -> Result<()> {
+        saved.config = self.served(saved.config);
         let error = match self.bring_up(saved.clone()).await {
             Err(error @ NetworkError::MissingProgram { .. }) => return Err(error),
             Err(error) if matches!(saved.config.kind, NetworkKind::Tenant) => error,
@@ -135,7 +139,7 @@ impl NodeNetworks {
     /// [`NetworkError::Invalid`] names a field that cannot be; otherwise the kernel's refusal.
     pub async fn ensure(&self, config: NetworkConfig) -> Result<()> {
         let inner = &self.0;
-        let config = check::network(&inner.common.config, config)?;
+        let config = self.served(check::network(&inner.common.config, config)?);
         let _structure = inner.structure.lock().await;
         let Some(network) = self.find(&config.uid) else {
             // What an earlier process left there hears nothing before its rules are known.
@@ -154,6 +158,22 @@ impl NodeNetworks {
             .await?;
         network.change(config.clone(), self.attachments_of(&config.uid), &inner.common).await?;
         self.bring_up_uplink(&config, &network).await
+    }
+
+    /// The network without what this node's kernel has not, of which there is a note then.
+    fn served(&self, mut config: NetworkConfig) -> NetworkConfig {
+        let left_out = six::leave_out(&mut config, six::is_here());
+        let mut notes = lock(&self.0.without_six);
+        if !left_out {
+            notes.remove(&config.uid);
+        } else if !notes.contains_key(&config.uid) {
+            let note =
+                format!("the kernel has no IPv6: network {} goes on with IPv4 alone here", config.name);
+            tracing::warn!("{note}");
+            notes.insert(config.uid.clone(), note);
+        }
+        drop(notes);
+        config
     }
 
     async fn save_network(&self, network: SavedNetwork) -> Result<()> {
@@ -270,6 +290,7 @@ impl NodeNetworks {
             self.detach(&attachment.port_uid).await?;
         }
         let was_closed = lock(&inner.closed).remove(uid).is_some();
+        lock(&inner.without_six).remove(uid);
         let Some(network) = self.find(uid) else {
             let (name, state, uid) = (inner.names.network_ns(uid), inner.state.clone(), uid.to_owned());
             let clean = move || remove_namespace(&name).and_then(|()| state.forget_network(&uid));
@@ -424,7 +445,8 @@ impl NodeNetworks {
     /// Sentences for people about what does not work here as it should, such as a range that another cloud routes.
     pub fn notes(&self) -> Vec<String> {
         let closed = lock(&self.0.closed).values().cloned().collect::<Vec<_>>();
-        lock(&self.0.notes).iter().cloned().chain(closed).collect()
+        let without = lock(&self.0.without_six).values().cloned().collect::<Vec<_>>();
+        lock(&self.0.notes).iter().cloned().chain(closed).chain(without).collect()
     }
 
     pub(crate) fn find(&self, uid: &str) -> Option<Arc<Network>> {

@@ -3,16 +3,17 @@
 //! The rules sit in the bridge's own prerouting hook, before connection tracking sees a packet. Nothing passes but
 //! ARP, IPv4 and IPv6 from the port's own MAC and addresses, and DHCP from a client that has no address yet; every other protocol is
 //! dropped. A port that has addresses of IPv6 also has the link-local one of its MAC; one that has none says nothing in IPv6. Neighbours
-//! are told of a port's own addresses alone, routers are told of by nobody but us, nor are addresses given out. A port may be given
-//! further addresses, be let out of all that, or be switched off (`firewall`).
+//! are told of a port's own addresses alone, routers are told of by nobody but us, nor are addresses given out. Neighbour discovery in
+//! pieces is dropped (RFC 6980), and so is a packet whose first piece does not say what it is: nobody could look at what is put together
+//! of them later. A port may be given further addresses, be let out of all that, or be switched off (`firewall`).
 
 use crate::conntrack::Flow;
 use crate::error::{NetworkError, Result};
 use crate::names::{BRIDGE, POD_IFNAME};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, VethPair};
-use crate::types::{Attachment, Policy};
-use crate::{conntrack, firewall, nft, sys};
+use crate::types::{Attachment, Mac, Policy};
+use crate::{conntrack, firewall, nft, six, sys};
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 use std::fmt::Write;
@@ -32,8 +33,9 @@ pub(crate) struct PodSide {
     pub(crate) mtu: u32,
 }
 
-/// The whole table of port rules, for `attachments` and what `policy` says of them, as one transaction.
-pub(crate) fn render_table(attachments: &[Attachment], policy: &Policy) -> String {
+/// The whole table of port rules, for `attachments` and what `policy` says of them, as one transaction. The bridge has the MAC `gateway`,
+/// and nobody else its link-local address.
+pub(crate) fn render_table(attachments: &[Attachment], policy: &Policy, gateway: Mac) -> String {
     let table = "table bridge yunfan {}
 delete table bridge yunfan
 table bridge yunfan {
@@ -48,10 +50,19 @@ table bridge yunfan {
   map sources { type ifname : mark; }
   map targets { type ifname : mark; }
   chain pairs {}
+  chain pieces {
+    icmpv6 type 133-137 drop
+    frag frag-off != 0 return
+    @th,0,32 & 0x0 == 0x0 return
+    drop
+  }
   chain six {
+    exthdr frag exists jump pieces
     icmpv6 type { nd-router-advert, nd-redirect } drop
     udp sport 547 udp dport 546 drop
-    icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @advertised6 return
+    icmpv6 type nd-neighbor-advert @th,64,128 GATEWAY drop
+    icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 @advertised6 iifname . ether saddr . ip6 saddr @addresses6 accept
+    icmpv6 type nd-neighbor-advert return
     iifname . ether saddr . ip6 saddr @addresses6 accept
     ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @advertised6 accept
     ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } iifname @six accept
@@ -83,7 +94,8 @@ table bridge yunfan {
   }
 }
 ";
-    let mut out = table.replace("BRIDGED", &firewall::BRIDGED.to_string());
+    let ours = format!("{:#034x}", six::link_local(gateway).to_bits());
+    let mut out = table.replace("BRIDGED", &firewall::BRIDGED.to_string()).replace("GATEWAY", &ours);
     for attachment in attachments {
         out.push_str(&elements("add", attachment));
     }

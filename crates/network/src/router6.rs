@@ -68,6 +68,16 @@ fn there(interface: &RouterInterface) -> Result<()> {
     netlink.set_route6(Ipv6Net::default(), OURS, far)
 }
 
+/// Whether a router leads a network's IPv6 elsewhere, as the kernel has it. Blocks.
+pub(crate) fn leads(network: &Namespace) -> Result<bool> {
+    network.run(|| {
+        let mut netlink = Netlink::connect()?;
+        let Some(far) = netlink.link_index(TO_ROUTER)? else { return Ok(false) };
+        let all = netlink.routes6()?;
+        Ok(all.iter().any(|route| route.link == Some(far) && route.dst.prefix_len() == 0))
+    })
+}
+
 /// What a network had of a router goes with it; the veth is gone.
 pub(crate) fn leave(network: &Namespace) -> Result<()> {
     network.run(|| own_addresses(&mut Netlink::connect()?, &[]))

@@ -6,7 +6,7 @@ use crate::namespace::{self, Namespace};
 use crate::node::{NodeNetworks, Routed, lock};
 use crate::teardown::remove_namespace;
 use crate::types::{RouterConfig, RouterInterface};
-use crate::{nft, router, router6, uplink};
+use crate::{nft, router, router6, six, uplink};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -21,6 +21,10 @@ impl NodeNetworks {
         for mut config in routers {
             check_uid("uid", &config.uid)?;
             config.interfaces.retain(|interface| self.find(&interface.network_uid).is_some());
+            for interface in config.interfaces.iter_mut().filter(|_| !six::is_here()) {
+                interface.subnets6.clear();
+                interface.addresses6.clear();
+            }
             let networks: Vec<Namespace> = config
                 .interfaces
                 .iter()

@@ -88,6 +88,20 @@ pub(crate) fn is_here() -> bool {
     std::path::Path::new("/proc/net/if_inet6").exists()
 }
 
+/// Those of a port's addresses that this node can serve: none where its kernel has no IPv6.
+pub(crate) fn usable(ips: Vec<Ipv6Addr>) -> Vec<Ipv6Addr> {
+    if is_here() { ips } else { Vec::new() }
+}
+
+/// What a network is on a node: one that also has IPv4 goes on with that where the kernel has no IPv6. Says whether something was left out.
+pub(crate) fn leave_out(config: &mut NetworkConfig, is_here: bool) -> bool {
+    let leaves = !is_here && !config.subnets.is_empty() && !config.subnets6.is_empty();
+    if leaves {
+        config.subnets6.clear();
+    }
+    leaves
+}
+
 /// Switches IPv6 on for a link of the calling thread's namespace, without any address of its own, and forwarding for the namespace.
 ///
 /// # Errors
@@ -133,6 +147,19 @@ pub(crate) fn addresses(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_goes_on_with_ipv4_where_the_node_has_no_other() {
+        let mut both = crate::view::sample6().config;
+        let mut six = both.clone();
+        six.subnets.clear();
+        assert!(!leave_out(&mut both, true) && !both.subnets6.is_empty());
+        assert!(leave_out(&mut both, false) && both.subnets6.is_empty() && !both.subnets.is_empty());
+        assert!(
+            !leave_out(&mut six, false) && !six.subnets6.is_empty(),
+            "the kernel refuses it, and says why"
+        );
+    }
 
     #[test]
     fn a_link_local_address_is_made_of_the_mac() {

@@ -179,6 +179,76 @@ async fn rules_of_ipv6_open_and_close_what_comes() {
     node.set_policy(ONE, policy(vec![(RuleMatch::Protocol(58), range)])).await.unwrap();
     assert!(stranger.reaches(server.ip()).await);
     assert!(fails(&friend.netns, &format!("{PING6} {}", server.ip())).await);
+
+    // One that has lost its addresses says nothing under those that it had.
+    assert!(stranger.reaches(friend.ip()).await);
+    node.set_addresses(&stranger.port.port_uid, vec![], vec![]).await.unwrap();
+    assert!(fails(&stranger.netns, &format!("{PING6} {}", friend.ip())).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_in_pieces_tells_neighbours_nothing() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(network(ONE, 6, None)).await.unwrap();
+    let liar = Guest::plug(&cloud, &node, ONE, 6, 2, false).await;
+    let victim = Guest::plug(&cloud, &node, ONE, 6, 3, false).await;
+    for guest in [&liar, &victim] {
+        guest.take(guest.ip()).await;
+    }
+    // A kernel that takes them, unlike Linux by default.
+    ok(&victim.netns, "echo 0 > /proc/sys/net/ipv6/conf/eth0/suppress_frag_ndisc").await;
+    let gateway: Ipv6Addr = "fd00:6::1".parse().unwrap();
+    assert!(victim.reaches(gateway).await && liar.reaches(victim.ip()).await);
+    let raw = made_in(&liar.netns, || {
+        let raw = rustix::net::ipproto::RAW;
+        rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::RAW, Some(raw))
+            .unwrap()
+    });
+    let told = advertisement(liar.ip(), victim.ip(), gateway, liar.port.mac);
+    let options = [58, 0, 1, 4, 0, 0, 0, 0];
+    let behind: Vec<u8> = options.into_iter().chain(told.iter().copied()).collect();
+    // What it is in the first piece, and in the second alone.
+    for (id, kind, parts) in [(1, 58, told.split_at(8)), (2, 60, behind.split_at(8))] {
+        for (at, more, part) in [(0, 1, parts.0), (8, 0, parts.1)] {
+            let packet = piece(liar.ip(), victim.ip(), (id, kind, at | more), part);
+            let to = SocketAddrV6::new(victim.ip(), 0, 0, 0);
+            rustix::net::sendto(&raw, &packet, rustix::net::SendFlags::empty(), &to).unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let known = ok(&victim.netns, &format!("ip -6 neigh show {gateway} dev eth0")).await;
+    assert!(known.contains("lladdr") && !known.contains(&liar.port.mac.to_string()), "{known}");
+    let large = format!("busybox ping6 -c1 -W2 -s 4000 {}", victim.ip());
+    assert!(!fails(&liar.netns, &large).await, "other packets come in pieces as ever");
+}
+
+/// A neighbour advertisement: `target` is at `mac`.
+fn advertisement(from: Ipv6Addr, to: Ipv6Addr, target: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let mut bytes = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    bytes.extend(target.octets());
+    bytes.extend([2, 1]);
+    bytes.extend(mac.0);
+    let mut summed: Vec<u8> = [from.octets(), to.octets()].concat();
+    summed.extend([0, 0, 0, bytes.len() as u8, 0, 0, 0, 58]);
+    summed.extend(&bytes);
+    let sum: u32 = summed.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// A packet with a fragment of something.
+fn piece(from: Ipv6Addr, to: Ipv6Addr, (id, kind, at): (u8, u8, u16), part: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 8 + part.len() as u8, 44, 255];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend([kind, 0]);
+    packet.extend(at.to_be_bytes());
+    packet.extend([0, 0, 0, id]);
+    packet.extend(part);
+    packet
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,6 +327,11 @@ async fn a_router_leads_between_networks_and_is_told_of() {
     assert!(here.reaches(there.ip()).await, "{}", ok(&here.netns, "ip -6 route").await);
     assert!(ok(&here.netns, "ip -6 route").await.contains("default via fe80::"));
     assert!(here.reaches("fd00:4::9").await, "the router's own address");
+    // The next process does not know of routers at first, and its guests keep their way meanwhile.
+    drop(node);
+    let node = cloud.open().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ok(&here.netns, "ip -6 route").await.contains("default via fe80::"));
     node.set_routers(vec![]).await.unwrap();
     assert!(fails(&here.netns, &format!("{PING6} {}", there.ip())).await);
     assert!(fails(&here.netns, &format!("{PING6} fd00:4::9")).await);
