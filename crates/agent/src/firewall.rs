@@ -12,7 +12,7 @@ use yunfan_resources::network::{
     AddressGroup, BandwidthLimit, Direction, EtherType, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
 };
 
-use crate::members::addresses;
+use crate::members::held;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -122,7 +122,8 @@ fn address_group(namespace: &str, name: &str) -> String {
 }
 
 fn guard(port: &Port) -> Option<Guard> {
-    let (mac, ips, ips6) = addresses(port).ok()?;
+    // A port without addresses is still under its rules.
+    let (mac, ips, ips6) = held(port).ok()?;
     let own = |name: &String| group_name(space(&port.metadata), name);
     let mut groups: Option<Vec<String>> =
         port.spec.security_groups.as_ref().map(|groups| groups.iter().map(own).collect());
@@ -288,6 +289,15 @@ mod tests {
         let rules = &policy.groups[0].rules;
         assert_eq!(rules.iter().map(|rule| rule.v6).collect::<Vec<_>>(), [false, true, false, true]);
         assert_eq!(rules[2].peer, RulePeer::Group("acme/default".into()));
+    }
+
+    #[test]
+    fn a_port_that_has_lost_its_addresses_keeps_its_groups() {
+        let lost = json!({"fixedIps": [], "securityGroups": ["default"], "adminStateUp": false});
+        let told = policy(("acme", "lan"), &objects(&[port(2, lost)], &default()), &[], none);
+        let [guard] = &told.guards[..] else { panic!("{:?}", told.guards) };
+        assert_eq!(guard.groups, Some(vec!["acme/default".to_owned()]));
+        assert!(!guard.up && guard.ips.is_empty() && guard.ips6.is_empty());
     }
 
     #[test]

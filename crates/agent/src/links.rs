@@ -1,5 +1,6 @@
 //! Workloads ↔ networks on this node: which network a workload joins, what each network here must know, and when it goes.
 
+mod program;
 mod which;
 
 use std::collections::HashSet;
@@ -276,9 +277,6 @@ impl Links {
         let all = self.subnets.in_namespace(&namespace);
         let own = all.iter().filter(|subnet| subnet.spec.network == name);
         let subnets6: Vec<Subnet6Config> = own.filter_map(|subnet| subnet6_config(subnet)).collect();
-        if subnets.is_empty() && subnets6.is_empty() {
-            return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
-        }
         if !(self.groups.is_synced() && self.addresses.is_synced() && self.qualities.is_synced()) {
             return Err(LinkError::Waits(
                 "the API server has not said yet what the security groups and QoS policies are".to_owned(),
@@ -314,21 +312,7 @@ impl Links {
             subnets6,
             mtu: network.spec.mtu,
         };
-        self.networks.ensure(config).await?;
-        self.networks.set_members(&uid, members).await?;
-        self.networks.set_policy(&uid, policy).await?;
-        // Machines' ports can be given other addresses while they are plugged in.
-        for attachment in self.networks.attachments() {
-            let port = ports.iter().find(|port| port.metadata.uid.as_ref() == Some(&attachment.port_uid));
-            let Some(port) = port.filter(|_| attachment.pod_uid.is_none() && attachment.network_uid == uid)
-            else {
-                continue;
-            };
-            if let Ok((_, ips, ips6)) = addresses(port) {
-                self.networks.set_addresses(&attachment.port_uid, ips, ips6).await?;
-            }
-        }
-        Ok(())
+        self.program(config, members, policy, &ports).await
     }
 
     /// Plugs a Pod in, or finds it plugged in.

@@ -96,6 +96,16 @@ fn member(port: &Port) -> Option<Member> {
 
 /// A Port's MAC and IP addresses, those of IPv6 apart; there is at least one of either kind.
 pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>, Vec<Ipv6Addr>), LinkError> {
+    let (mac, ips, ips6) = held(port)?;
+    if ips.is_empty() && ips6.is_empty() {
+        let what = "it has no address".to_owned();
+        return Err(LinkError::BadPort { port: port.name_any(), what });
+    }
+    Ok((mac, ips, ips6))
+}
+
+/// The same of a Port that may have lost its last address while it is plugged in.
+pub(crate) fn held(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>, Vec<Ipv6Addr>), LinkError> {
     let bad = |what: String| LinkError::BadPort { port: port.name_any(), what };
     let mac = port.spec.mac_address.as_deref().unwrap_or_default();
     let mac = mac.parse().map_err(|error: NetworkError| bad(error.to_string()))?;
@@ -106,9 +116,6 @@ pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>, Vec<Ipv6Addr
             Some(Ok(IpAddr::V6(ip))) => ips6.push(ip),
             _ => {}
         }
-    }
-    if ips.is_empty() && ips6.is_empty() {
-        return Err(bad("it has no address".to_owned()));
     }
     Ok((mac, ips, ips6))
 }
