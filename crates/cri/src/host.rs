@@ -64,7 +64,7 @@ pub(crate) fn source_of(
     let dir = parts_of(pod, id);
     std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let at = dir.join(number.to_string());
-    kit::bind_part(&mount.host_path, part, &at, true)?;
+    kit::bind_settled(&mount.host_path, part, &at, mount.propagation)?;
     Ok(at)
 }
 

@@ -9,7 +9,7 @@ pub use crate::embedded::{ETC_FILES, check_name, discard_etc, etc_usage, log_nam
 pub use crate::logs::writer::{rotate as rotate_log, take_back as take_back_log};
 pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
 pub use crate::mounts::{detach, mounts, share as share_mount, unmount_below};
-pub use crate::shim::binds::bind_part;
+pub use crate::shim::binds::bind_settled;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
 pub use crate::spec::{READ_ONLY_PATHS, masked_paths, page_name};
 pub use crate::sys::{remove_tree, remove_with_mounts, write_atomic, write_json};

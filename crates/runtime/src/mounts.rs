@@ -9,23 +9,54 @@ use rustix::mount::{MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_ch
 
 use crate::error::{Result, RuntimeError};
 
-/// Unmounts everything that is mounted below a directory, not on it: it is about to be removed, or no one's any more.
+/// Unmounts everything that is mounted below a directory, not on it: it is about to be removed, or no one's any more. What the node has
+/// mounted elsewhere stays, also where that was bound here with all that is in it.
 ///
 /// # Errors
 /// When a mount can't be undone.
 pub fn unmount_below(dir: &Path) -> Result<()> {
     let Ok(real) = std::fs::canonicalize(dir) else { return Ok(()) };
-    // The last ones first: they may be on top of others.
-    let below = |at: &&PathBuf| at.starts_with(&real) && **at != real;
-    mounts()?.iter().rev().filter(below).try_for_each(|at| detach(at))
+    let mut left = usize::MAX;
+    loop {
+        let mut below = mounts()?;
+        below.retain(|at| at.starts_with(&real) && *at != real);
+        if below.is_empty() {
+            return Ok(());
+        }
+        // Each round takes some, or somebody mounts as fast as this unmounts.
+        if below.len() >= left {
+            let why = std::io::Error::other("what is unmounted below it is mounted again");
+            return Err(RuntimeError::io("unmount everything below", &real)(why));
+        }
+        left = below.len();
+        // Whole trees, so that nothing is taken out of one that the node has, too. What they cover is seen in the next round.
+        outermost(below).iter().try_for_each(|at| detach(at))?;
+    }
 }
 
-/// Unmounts what is mounted last at a place; who uses it keeps it.
+/// Those places that are not below others of them; twice where they are there twice.
+fn outermost(mut places: Vec<PathBuf>) -> Vec<PathBuf> {
+    // Paths are in order of their parts: what is below one follows it.
+    places.sort_unstable();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for at in places {
+        if found.last().is_none_or(|last| *last == at || !at.starts_with(last)) {
+            found.push(at);
+        }
+    }
+    found
+}
+
+/// Unmounts what is mounted last at a place, with all that is mounted in it; who uses it keeps it. What is mounted in another mount of the
+/// same, such as the node's own, stays there.
 ///
 /// # Errors
 /// When it can't be undone.
 pub fn detach(at: &Path) -> Result<()> {
-    rustix::mount::unmount(at, UnmountFlags::DETACH)
+    // What goes out of a shared mount goes out of all its peers.
+    let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(at, alone)
+        .and_then(|()| rustix::mount::unmount(at, UnmountFlags::DETACH))
         .map_err(|errno| RuntimeError::io("unmount", at)(errno.into()))
 }
 
@@ -126,7 +157,72 @@ fn plain(field: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, mount, mount_bind_recursive};
+
     use super::*;
+
+    /// Runs a test of this module once more, in a mount namespace of its own: what goes wrong there harms nobody. Returns whether this is
+    /// that run, with the directory for it.
+    fn apart(test: &str) -> Option<PathBuf> {
+        const DIR: &str = "YUNFAN_TEST_APART";
+        if let Some(dir) = std::env::var_os(DIR) {
+            return Some(dir.into());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let run = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("mounts::tests::{test}"), "--nocapture"])
+            .env(DIR, std::fs::canonicalize(dir.path()).unwrap())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&run.stdout);
+        assert!(
+            run.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        None
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_the_node_has_bound_in_a_volume_stays_on_the_node() {
+        let Some(dir) = apart("what_the_node_has_bound_in_a_volume_stays_on_the_node") else { return };
+        let empty = |at: &Path| {
+            std::fs::create_dir_all(at).unwrap();
+            mount("test", at, "tmpfs", MountFlags::NOSUID, None).unwrap();
+        };
+        let (node, pod) = (dir.join("node"), dir.join("pod"));
+        empty(&node);
+        mount_change(&node, MountPropagationFlags::SHARED).unwrap();
+        let inner = [node.join("in"), node.join("in/deeper")];
+        inner.iter().for_each(|at| empty(at));
+        let bind = |at: &Path| {
+            std::fs::create_dir_all(at).unwrap();
+            mount_bind_recursive(&node, at).unwrap();
+        };
+        let there = |at: &Path| mounts().unwrap().iter().filter(|place| place.starts_with(at)).count();
+        // Side by side, under something else, and something on its like.
+        ["one", "two", "covered/three"].iter().for_each(|name| bind(&pod.join(name)));
+        ["covered", "twice", "twice"].iter().for_each(|name| empty(&pod.join(name)));
+        assert_eq!((there(&node), there(&pod)), (3, 12));
+        unmount_below(&pod).unwrap();
+        assert_eq!((there(&node), there(&pod)), (3, 0));
+        bind(&pod.join("one"));
+        detach(&pod.join("one")).unwrap();
+        assert_eq!((there(&node), there(&pod)), (3, 0));
+        // What is mounted on the node is still seen where the node's is.
+        unmount_below(&node).unwrap();
+        assert_eq!(there(&node), 1);
+    }
+
+    #[test]
+    fn places_below_others_go_with_them() {
+        let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let found = outermost(paths(&["/a/b/c", "/a/b-c", "/a/b", "/a/b/c/d", "/a/b", "/z"]));
+        assert_eq!(found, paths(&["/a/b", "/a/b", "/a/b-c", "/z"]));
+    }
 
     #[test]
     fn places_with_odd_names_are_found() {

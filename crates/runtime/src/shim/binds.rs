@@ -56,10 +56,20 @@ pub(super) fn make(bundle: &Path, binds: &[Bind], trees: Vec<OwnedFd>) -> Result
 ///
 /// # Errors
 /// Why it can't be.
-pub fn bind_part(base: &Path, path: &Path, at: &Path, make: bool) -> Result<(), String> {
+pub(crate) fn bind_part(base: &Path, path: &Path, at: &Path, make: bool) -> Result<(), String> {
     let part = open_part(base, path, make)
         .map_err(|e| format!("subPath {path:?} of {base:?} can't be used: {e}"))?;
     bind_fd(&part, at).map_err(|e| format!("subPath {path:?}: {e}"))
+}
+
+/// Binds a part of a volume to `at`, for a container that another implementation starts: the mounts there follow those of the volume as it
+/// asks for, as nobody settles that later.
+///
+/// # Errors
+/// Why it can't be.
+pub fn bind_settled(base: &Path, path: &Path, at: &Path, propagation: Propagation) -> Result<(), String> {
+    bind_part(base, path, at, true)?;
+    settle(at, propagation).map_err(|e| format!("the mounts of subPath {path:?}: {e}"))
 }
 
 /// Unmounts what was made for a container; its bundle is at this path.
@@ -78,6 +88,11 @@ pub(super) fn release(bundle: &Path) {
 fn plant(tree: &OwnedFd, at: &Path, propagation: Propagation) -> Result<(), Errno> {
     place_for(tree, at)?;
     move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    settle(at, propagation)
+}
+
+/// Has the mounts at a path, which are copies of others, follow those as a container asks for.
+fn settle(at: &Path, propagation: Propagation) -> Result<(), Errno> {
     match propagation {
         Propagation::Private => mount_change(at, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC),
         Propagation::FromNode => {
