@@ -300,6 +300,11 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, owner: &str, network: &str) -
         if !is_mac(given) {
             return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, MAC_FORM)));
         }
+        let is_new = attempt.old.is_none_or(|old| old["spec"]["macAddress"] != given);
+        if is_new && given.starts_with(GATEWAYS) {
+            let why = "addresses that begin so are those of networks' gateways";
+            return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, why)));
+        }
         return Ok(());
     }
     let taken = network_macs(owner, network);
@@ -311,6 +316,9 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, owner: &str, network: &str) -
     attempt.object["spec"]["macAddress"] = json!(free);
     Ok(())
 }
+
+/// How the MACs of networks' gateways begin: who had one would have its gateway's link-local address too.
+const GATEWAYS: &str = "02:58:";
 
 const MAC_FORM: &str = "must be six lower-case pairs with colons between, and no multicast address";
 

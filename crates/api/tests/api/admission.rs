@@ -239,6 +239,7 @@ async fn ports_get_addresses_of_their_subnets() {
         (json!({"network": "n", "fixedIps": [{"subnet": "none"}]}), "subnet"),
         (json!({"network": "n", "macAddress": "fa:16:3e:00:00:01"}), "macAddress"),
         (json!({"network": "n", "macAddress": "FA:16:3E:00:00:02"}), "macAddress"),
+        (json!({"network": "n", "macAddress": "02:58:00:00:00:02"}), "macAddress"),
         (json!({"network": "none"}), "spec.network"),
     ] {
         let message = post(PORTS, net("Port", "bad", spec.clone())).await.refused(422);
