@@ -236,6 +236,7 @@ async fn ports_get_addresses_of_their_subnets() {
         (json!({"network": "n", "fixedIps": [{"ip": ip}]}), "fixedIps"),
         (json!({"network": "n", "fixedIps": [{"ip": "10.10.0.1"}]}), "fixedIps"),
         (json!({"network": "n", "fixedIps": [{"ip": "10.11.0.1"}]}), "fixedIps"),
+        (json!({"network": "n", "fixedIps": [{"ip": "10.10.0.300"}]}), "fixedIps[0].ip"),
         (json!({"network": "n", "fixedIps": [{"subnet": "none"}]}), "subnet"),
         (json!({"network": "n", "macAddress": "fa:16:3e:00:00:01"}), "macAddress"),
         (json!({"network": "n", "macAddress": "FA:16:3E:00:00:02"}), "macAddress"),
@@ -301,6 +302,16 @@ async fn ports_have_addresses_of_both_families() {
     let own = json!({"network": "n", "fixedIps": [{"ip": "fd00:1:0::9"}]});
     let own = make("ports", net("Port", "own", own)).await.expect(201);
     assert_eq!((ips(&own).len(), ips(&own)[0].as_str()), (2, "fd00:1::9"));
+    // What says nothing gets one that is given, not one that is made; no address is any of the Subnet that is named.
+    for (name, wish, ip) in [
+        ("any", json!({}), "10.10.0.4"),
+        ("empty", json!({"subnet": "six", "ip": ""}), "fd00:1::3"),
+        ("none", json!({"subnet": "four", "ip": ""}), "10.10.0.5"),
+    ] {
+        let made = make("ports", net("Port", name, json!({"network": "n", "fixedIps": [wish]}))).await;
+        let made = ips(&made.expect(201));
+        assert!(made.len() == 2 && made[0] == ip && made[1].starts_with("fd00:2::"), "{name}: {made:?}");
+    }
     for ip in ["fd00:1::9", "fd00:2::9", "fd00:1::", "fd00:1::1", "fd00:3::1"] {
         let spec = json!({"network": "n", "fixedIps": [{"ip": ip}]});
         let message = make("ports", net("Port", "bad", spec)).await.refused(422);

@@ -194,7 +194,7 @@ pub(super) struct Range {
     /// Its addresses are made of MAC addresses.
     automatic: bool,
     /// It gives no more of them.
-    retiring: bool,
+    pub(super) retiring: bool,
 }
 
 impl Range {
@@ -231,6 +231,11 @@ impl Range {
         all.find(|ip| Some(*ip) != self.gateway && usable(self.net, *ip) && !taken.contains(&ip.to_string()))
     }
 
+    /// Whether who names neither an address nor a Subnet may get one of it.
+    fn is_for_any(&self) -> bool {
+        !self.automatic && !self.retiring
+    }
+
     /// The address that a MAC makes of it.
     fn made(&self, mac: &str) -> Option<IpAddr> {
         match self.net {
@@ -248,14 +253,15 @@ fn is_router(attempt: &Attempt<'_>) -> bool {
 pub(super) fn wishes(attempt: &Attempt<'_>, ranges: &[Range]) -> Vec<Value> {
     let mut all = attempt.object["spec"]["fixedIps"].as_array().cloned().unwrap_or_default();
     if all.is_empty() && !ranges.is_empty() {
-        let has = |v4: bool| ranges.iter().any(|range| range.net.addr().is_ipv4() == v4 && !range.automatic);
+        let has =
+            |v4: bool| ranges.iter().any(|range| range.net.addr().is_ipv4() == v4 && range.is_for_any());
         all.extend([true, false].into_iter().filter(|v4| has(*v4)).map(|v4| json!({ "v4": v4 })));
     }
     // What was made of another MAC is made anew.
     let before = attempt.old.and_then(|old| old["spec"]["macAddress"].as_str()).unwrap_or_default();
     for wish in &mut all {
-        let made =
-            ranges.iter().find(|range| wish["ip"].is_string() && ip_of(&wish["ip"]) == range.made(before));
+        let Some(ip) = ip_of(&wish["ip"]) else { continue };
+        let made = ranges.iter().find(|range| range.made(before) == Some(ip));
         if let Some(range) = made {
             *wish = json!({ "subnet": range.name });
         }
@@ -284,14 +290,23 @@ pub(super) fn address(
 ) -> Result<(String, IpAddr), Refusal> {
     let field = |name: &str| format!("spec.fixedIps[{index}].{name}");
     let subnet = fixed["subnet"].as_str().filter(|s| !s.is_empty());
+    let given = fixed["ip"].as_str().filter(|ip| !ip.is_empty());
     let family = fixed["v4"].as_bool();
     let of = |range: &&Range| {
         subnet.is_none_or(|name| range.name == name)
-            && family.is_none_or(|v4| range.net.addr().is_ipv4() == v4 && !range.automatic && !range.retiring)
+            && family.is_none_or(|v4| range.net.addr().is_ipv4() == v4)
+            && (subnet.is_some() || given.is_some() || range.is_for_any())
     };
-    let wanted = ranges.iter().filter(of).collect::<Vec<_>>();
+    let mut wanted = ranges.iter().filter(of).collect::<Vec<_>>();
+    // Of those that would do, IPv4 comes first.
+    wanted.sort_by_key(|range| range.net.addr().is_ipv6());
     if wanted.is_empty() {
-        let why = "no such Subnet on the Port's Network";
+        let why = match subnet.is_some() || given.is_some() || ranges.is_empty() {
+            true => "no such Subnet on the Port's Network",
+            false => {
+                "must name one: addresses of the Network's Subnets are made of MACs, and the Port has them"
+            }
+        };
         return Err(attempt.invalid(FieldError::invalid(field("subnet"), subnet.unwrap_or_default(), why)));
     }
     let router = is_router(attempt);
@@ -299,7 +314,7 @@ pub(super) fn address(
     let used = |ip: &str| {
         Err(attempt.invalid(FieldError::invalid(field("ip"), ip, "is already used by another Port")))
     };
-    let Some(text) = fixed["ip"].as_str().filter(|ip| !ip.is_empty()) else {
+    let Some(text) = given else {
         let made = wanted.first().filter(|range| range.automatic && !router && subnet.is_some());
         if let Some((range, ip)) = made.and_then(|range| Some((range, range.made(mac)?))) {
             return if taken.contains(&ip.to_string()) {
