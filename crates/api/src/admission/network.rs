@@ -153,6 +153,7 @@ fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePla
         return Ok(());
     };
     ranges::modes(attempt, net)?;
+    shares::retires(view, attempt, plan)?;
     // Who does not say where the gateway is leaves it where it is.
     if attempt.object["spec"]["gatewayIp"].as_str().is_none_or(str::is_empty) {
         attempt.object["spec"]["gatewayIp"] = old["spec"]["gatewayIp"].clone();
@@ -255,6 +256,7 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
         return Err(attempt.conflict("no subnet of the network is for ports of this kind (serviceTypes)"));
     }
     let mut ranges: Vec<Range> = usable.into_iter().filter_map(|s| Range::of(s.value())).collect();
+    ranges.retain(|range| !range.retiring || held.iter().any(|fixed| fixed["subnet"] == range.name.as_str()));
     if attempt.object["spec"]["holder"]["kind"] == "Pod" {
         // Pods have IPv4 alone.
         let had = ranges.len();

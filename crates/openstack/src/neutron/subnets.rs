@@ -18,7 +18,7 @@ use yunfan_resources::network::{
 use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
-use super::subnet_modes::{give, mode, retire, take};
+use super::subnet_modes::{give, mode, take};
 use super::subnetpools::{self, Length};
 use super::view::{Context, HIDDEN, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -371,7 +371,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         fault
     })?;
     if subnet.spec.is_automatic() {
-        give(session, &subnet).await?;
+        give(session, &subnet).await;
     }
     let mut view = context.subnet_view(&subnet);
     // The first of a pool: the context was loaded before.
@@ -491,25 +491,21 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         .named("SubnetInUse"));
     }
     let mut deletion = change::deletion(&subnet)?;
-    if automatic {
-        take(session, &subnet).await?;
+    let deleted = if automatic {
         deletion.preconditions = None;
-    }
-    let deleted = session.within::<Subnet>(namespace).delete(name, &deletion).await;
-    if deleted.is_err() && automatic {
-        retire(session, &subnet, Value::Null).await?;
-    }
-    match deleted {
-        // By ports of other projects, which only the API server sees.
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let text = format!("Unable to complete operation on subnet {id}: {}", status.message);
-            Err(Fault::conflict(text).named("SubnetInUse"))
+        take(session, &subnet, &deletion).await
+    } else {
+        let deleted = session.within::<Subnet>(namespace).delete(name, &deletion).await;
+        deleted.map(drop).map_err(Fault::from)
+    };
+    // By ports of other projects, which only the API server sees.
+    deleted.map_err(|fault| match fault.status {
+        StatusCode::CONFLICT => {
+            let text = format!("Unable to complete operation on subnet {id}: {}", fault.message);
+            Fault::conflict(text).named("SubnetInUse")
         }
-        other => {
-            other?;
-            Ok(())
-        }
-    }
+        _ => fault,
+    })
 }
 
 /// A port of this sort that has an address of the subnet.

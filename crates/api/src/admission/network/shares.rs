@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use yunfan_identity::Attributes;
 use yunfan_objects::FieldError;
+use yunfan_resources::names::RETIRING_ANNOTATION;
 use yunfan_resources::network::{
     EVERY_PROJECT, ROUTER_INTERFACE, SHARED_LABEL, Share, is_shared_with, network_place,
 };
@@ -81,6 +82,35 @@ pub(super) fn stays_secured(
     }
     let why = "only who may change a Network takes the port security of Ports on it away, or gives them further addresses";
     Err(attempt.forbidden(why))
+}
+
+/// A Subnet begins to go only where nothing keeps it but Ports of its own project that lose its addresses with it: neither those of others
+/// nor a router's.
+pub(super) fn retires(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let said = |subnet: &Value| subnet["metadata"]["annotations"][RETIRING_ANNOTATION] == "true";
+    if !said(attempt.object) || attempt.old.is_none_or(said) {
+        return Ok(());
+    }
+    let counter = uses("subnet", attempt.namespace, attempt.name);
+    let revision = view.cache.claims().revision(&counter);
+    let network = attempt.object["spec"]["network"].as_str().unwrap_or_default();
+    let ports = ports_on(view, attempt.namespace, network);
+    let keeps = |port: &Value| {
+        let mut fixed = port["spec"]["fixedIps"].as_array().into_iter().flatten();
+        let other = port["metadata"]["namespace"] != attempt.namespace;
+        (other || port["spec"]["deviceOwner"] == ROUTER_INTERFACE)
+            && fixed.any(|ip| ip["subnet"] == attempt.name)
+    };
+    let count = ports.iter().filter(|port| keeps(port.value())).count();
+    if count > 0 {
+        let why = format!(
+            "{count} Port(s) of Routers or of other projects have addresses of it: delete them first"
+        );
+        return Err(attempt.conflict(&why));
+    }
+    // A Port that comes meanwhile changes it.
+    plan.unchanged(counter, revision);
+    Ok(())
 }
 
 /// Shares have ids and are there once; for all projects, who may change all Networks shares one; those that use a Network keep it.
