@@ -97,6 +97,26 @@ impl Fields {
         }
         Ok(())
     }
+
+    /// Lengths are of prefixes of the pool's version.
+    fn check_lengths(&self, six: bool) -> Result<(), Fault> {
+        let most = if six { 128 } else { 32 };
+        let lengths = [
+            ("default_prefixlen", self.default_prefixlen),
+            ("min_prefixlen", self.min_prefixlen),
+            ("max_prefixlen", self.max_prefixlen),
+        ];
+        match lengths
+            .into_iter()
+            .find_map(|(field, length)| Some((field, length?.0)).filter(|it| it.1 > most))
+        {
+            None => Ok(()),
+            Some((field, length)) => {
+                let text = format!("Illegal prefix bounds: {field}={length}, ip_version_max={most}.");
+                Err(Fault::bad(text).named("IllegalSubnetPoolPrefixBounds"))
+            }
+        }
+    }
 }
 
 /// The pool with this id, where the caller may see it.
@@ -132,9 +152,10 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.subnetpool;
     fields.check()?;
     let namespace = target(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
-    let prefixes = fields.prefixes.filter(|prefixes| !prefixes.is_empty());
+    let prefixes = fields.prefixes.clone().filter(|prefixes| !prefixes.is_empty());
     let prefixes = prefixes
         .ok_or_else(|| Fault::bad("Failed to parse request. Required attribute 'prefixes' not specified"))?;
+    fields.check_lengths(prefixes.iter().any(|prefix| prefix.contains(':')))?;
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let length = |length: Option<Length>| length.map(|length| length.0);
     let name = some(fields.name);
@@ -163,6 +184,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::bad("Cannot update read-only attribute project_id.").named("HTTPBadRequest"));
     }
     let pool = find(&session, &id).await?;
+    fields.check_lengths(pool.spec.is_of_ipv6())?;
     if let Some(wanted) = &fields.prefixes {
         let nets: Vec<IpNet> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
         let kept = |prefix: &String| {
@@ -270,8 +292,9 @@ pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[IpNet], wanted: Option<u8>)
     prefixes.sort();
     for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() <= length) {
         // Past what is taken, not one step at a time: a pool may have millions of ranges.
-        let bits = if prefix.addr().is_ipv4() { 32 } else { 128 };
-        let Some(step) = 1_u128.checked_shl(u32::from(bits - length)) else { continue };
+        let bits: u8 = if prefix.addr().is_ipv4() { 32 } else { 128 };
+        let bits = bits.checked_sub(length).map(u32::from);
+        let Some(step) = bits.and_then(|bits| 1_u128.checked_shl(bits)) else { continue };
         let end = number(prefix.broadcast());
         let mut at = Some(number(prefix.network()));
         while let Some(first) = at {
@@ -368,5 +391,11 @@ mod tests {
         assert_eq!(free(&[]).unwrap(), "fd00::/64");
         assert_eq!(free(&["fd00::/64", "fd00:0:0:1::/66"]).unwrap(), "fd00:0:0:2::/64");
         assert!(free(&["fd00::/62"]).is_err());
+        let long = SubnetPoolSpec { max_length: Some(128), ..pool };
+        assert_eq!(
+            super::free(&long, &[], Some(64)).map_err(|fault| fault.name),
+            Err(Some("SubnetAllocationError")),
+            "IPv4 has no such length"
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! IPv6 as Neutron has it: modes of subnets, addresses of ports, routers, floating IPs, pools.
 
+use kube::api::Api as Objects;
 use serde_json::{Value, json};
+use yunfan_resources::network::{Subnet, SubnetPool};
 
 use super::{PORTS, kind};
 use crate::support::client::{Client, tenant, text};
@@ -97,9 +99,61 @@ async fn what_is_not_served_is_refused_and_pools_give_ranges() {
     assert_eq!((&pool["ip_version"], &pool["default_prefixlen"]), (&json!(6), &json!("64")));
     let mixed = json!({"subnetpool": {"name": "m", "prefixes": ["fd00:9::/48", "10.0.0.0/8"]}});
     assert_eq!(kind(&demo.must(400, "POST", pools, mixed).await), "PrefixVersionMismatch");
+    for field in ["default_prefixlen", "min_prefixlen", "max_prefixlen"] {
+        let long = json!({"subnetpool": {"name": "l", "prefixes": ["10.0.0.0/8"], field: 64}});
+        assert_eq!(kind(&demo.must(400, "POST", pools, long).await), "IllegalSubnetPoolPrefixBounds");
+    }
+    let spec = json!({"prefixes": ["10.0.0.0/8"], "maxLength": 64});
+    let long = serde_json::from_value(json!({"metadata": {"name": "l"}, "spec": spec})).unwrap();
+    let all = Objects::<SubnetPool>::namespaced(cloud.system.clone(), "demo");
+    let refused = all.create(&Default::default(), &long).await.unwrap_err().to_string();
+    assert!(refused.contains("spec.maxLength") && refused.contains("32 at most"), "{refused}");
     let net = demo.must(201, "POST", "/network/v2.0/networks", json!({"network": {"name": "lan"}})).await;
     for cidr in ["fd00:8::/64", "fd00:8:0:1::/64"] {
         let body = json!({"subnet": {"network_id": net["network"]["id"], "ip_version": 6, "subnetpool_id": pool["id"]}});
         assert_eq!(demo.must(201, "POST", SUBNETS, body).await["subnet"]["cidr"], cidr);
     }
+}
+
+#[tokio::test]
+async fn addresses_that_are_made_of_macs_stay_while_their_subnet_does() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (owner, _) = tenant(&cloud, &admin, "owner").await;
+    let (guest, theirs) = tenant(&cloud, &admin, "guest").await;
+    let net = super::lan(&owner).await;
+    let policy = json!({"rbac_policy": {"object_type": "network", "object_id": net,
+        "action": "access_as_shared", "target_tenant": theirs}});
+    owner.must(201, "POST", "/network/v2.0/rbac-policies", policy).await;
+    let plain = json!({"port": {"network_id": net}});
+    let plain = owner.must(201, "POST", PORTS, plain).await["port"].clone();
+    let shared = json!({"port": {"network_id": net, "device_owner": "compute:mine"}});
+    let fit = owner.must(201, "POST", PORTS, shared).await["port"].clone();
+    let count = |client: &Client, port: &Value| {
+        let (client, at) = (client.clone(), format!("{PORTS}/{}", text(&port["id"])));
+        async move { client.get(&at).await["port"]["fixed_ips"].as_array().map(Vec::len) }
+    };
+    // A subnet of some ports alone is made, and the others are left as they are.
+    let made = |cidr: &str, types: Value| {
+        json!({"subnet": {"network_id": net, "cidr": cidr, "ip_version": 6, "service_types": types,
+            "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}})
+    };
+    owner.must(201, "POST", SUBNETS, made("fd00:1::/64", json!(["compute:mine"]))).await;
+    assert_eq!((count(&owner, &plain).await, count(&owner, &fit).await), (Some(1), Some(2)));
+    let auto = owner.must(201, "POST", SUBNETS, made("fd00:2::/64", json!([]))).await["subnet"].clone();
+    assert_eq!((count(&owner, &plain).await, count(&owner, &fit).await), (Some(2), Some(3)));
+    // A deletion that others' ports refuse takes nothing away.
+    let other = guest.must(201, "POST", PORTS, json!({"port": {"network_id": net}})).await["port"].clone();
+    assert_eq!(count(&guest, &other).await, Some(2));
+    let at = format!("{SUBNETS}/{}", text(&auto["id"]));
+    assert_eq!(kind(&owner.must(409, "DELETE", &at, Value::Null).await), "SubnetInUse");
+    assert_eq!((count(&owner, &plain).await, count(&owner, &fit).await), (Some(2), Some(3)));
+    let subnets = Objects::<Subnet>::namespaced(cloud.system.clone(), "owner");
+    for subnet in subnets.list(&Default::default()).await.unwrap() {
+        let notes = subnet.metadata.annotations.unwrap_or_default();
+        assert!(!notes.contains_key("network.yunfan.io/retiring"), "{notes:?}");
+    }
+    guest.must(204, "DELETE", &format!("{PORTS}/{}", text(&other["id"])), Value::Null).await;
+    owner.must(204, "DELETE", &at, Value::Null).await;
+    assert_eq!((count(&owner, &plain).await, count(&owner, &fit).await), (Some(1), Some(2)));
 }

@@ -94,6 +94,18 @@ pub(super) fn pool(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan)
         }
         ranges.push(range);
     }
+    let (family, most) = if spec.is_of_ipv6() { ("IPv6", 128) } else { ("IPv4", 32) };
+    let lengths = [
+        ("defaultLength", spec.default_length),
+        ("minLength", spec.min_length),
+        ("maxLength", spec.max_length),
+    ];
+    for (field, length) in lengths {
+        if let Some(length) = length.filter(|length| *length > most) {
+            let why = format!("must be {most} at most, since the prefixes are of {family}");
+            return Err(attempt.invalid(FieldError::invalid(format!("spec.{field}"), length, why)));
+        }
+    }
     let ((shortest, longest), usual) = (spec.lengths(), spec.usual_length());
     if !(shortest <= usual && usual <= longest) {
         let why = "must be from the shortest to the longest that is allowed";
