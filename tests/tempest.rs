@@ -23,8 +23,13 @@ fn tempest_smoke_tests_pass() {
     let cloud = Cloud::start();
     let conf = cloud.work().join("tempest.conf").to_string_lossy().into_owned();
     let clouds = cloud.data_dir().join("clouds.yaml").to_string_lossy().into_owned();
-    let environment =
-        [("OS_CLOUD".to_owned(), "yunfan".to_owned()), ("OS_CLIENT_CONFIG_FILE".to_owned(), clouds)];
+    let authority = cloud.authority().to_string_lossy().into_owned();
+    let environment = [
+        ("OS_CLOUD", "yunfan".to_owned()),
+        ("OS_CLIENT_CONFIG_FILE", clouds),
+        ("TEMPEST_AUTHORITY", authority),
+    ]
+    .map(|(name, value)| (name.to_owned(), value));
     let script = |name: &str| {
         let path = repository().join("tests/tempest").join(name);
         run_within(LONGEST, Path::new(&path), &[&conf], &environment, "")

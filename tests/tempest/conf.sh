@@ -11,5 +11,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 image=$("$top/demo/guest-image.sh" "${CARGO_TARGET_DIR:-$top/target}/demo" "$here/tempest-guest.sh" 2>"$log" | tail -n 1)
 [ -s "$image" ] || { cat "$log" >&2; exit 1; }
+# Whoever runs Tempest with SSL_CERT_FILE, as run.sh does, says so here: see `trusted` in conf.py.
+[ -z "${TEMPEST_AUTHORITY:-}" ] || export SSL_CERT_FILE="$TEMPEST_AUTHORITY"
 "$bin/python" "$here/conf.py" --image "$image" "$1"
 echo "tempest-conf: wrote $1"
