@@ -84,8 +84,7 @@ fn sidecars(cloud: &Cloud) {
     };
     let mut first = container("first", &stay("first"), shared.clone());
     first["restartPolicy"] = json!("Always");
-    first["startupProbe"] =
-        json!({"exec": {"command": ["sh", "-c", "echo probed >> /log/x"]}, "periodSeconds": 1});
+    first["startupProbe"] = json!({"exec": {"command": ["sh", "-c", "grep first /log/x && echo probed >> /log/x"]}, "periodSeconds": 1});
     let mut second = container("second", &stay("second"), shared.clone());
     second["restartPolicy"] = json!("Always");
     let init = container("init", "echo init >> /log/x", shared.clone());
