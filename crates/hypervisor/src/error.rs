@@ -72,6 +72,14 @@ pub enum Error {
         /// The volume, or the network card's address.
         volume: String,
     },
+    /// All places at the serial port are taken.
+    #[error("{most} connections to the serial port of virtual machine {uid} are open: close one first")]
+    Crowded {
+        /// The machine.
+        uid: String,
+        /// How many there may be.
+        most: usize,
+    },
     /// QEMU does not answer.
     #[error("QEMU of virtual machine {uid} did not answer `{command}`: {message}")]
     NoAnswer {

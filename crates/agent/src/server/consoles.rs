@@ -9,6 +9,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use hyper_util::rt::TokioIo;
+use tokio::task::JoinError;
 use yunfan_hypervisor::{Error, Way};
 
 use super::{Api, Refusal, refuse};
@@ -81,11 +82,16 @@ pub(crate) async fn connect(
         );
         refuse(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
-    let stream = api.hypervisor.connect(&uid, way).await.map_err(|error| {
+    // Who asks may leave half-way: the place is taken as long as the machine is asked.
+    let connecting = tokio::spawn(async move { (api.hypervisor.connect(&uid, way).await, seat) });
+    let failed = |error: JoinError| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let (connected, seat) = connecting.await.map_err(failed)?;
+    let stream = connected.map_err(|error| {
         let status = match &error {
             Error::NotFound { .. } => StatusCode::NOT_FOUND,
             // A screen that it was started without is there when it is started anew.
             Error::NotRunning { .. } | Error::Refused { .. } => StatusCode::CONFLICT,
+            Error::Crowded { .. } => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         refuse(status, error.to_string())

@@ -62,6 +62,8 @@ fn a_screen_is_seen_by_whoever_is_let_in() {
         assert!(matches!(qemu.connect(&bench.uid, Way::Display).await, Err(Error::NotRunning { .. })));
         qemu.start(VmConfig { display: false, ..bench.config() }).await.unwrap();
         assert!(matches!(qemu.connect(&bench.uid, Way::Display).await, Err(Error::Refused { .. })));
+        // Before its directory goes, which its end is written down in.
+        qemu.stop(&bench.uid).await.unwrap();
     });
 }
 
