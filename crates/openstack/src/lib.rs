@@ -48,7 +48,6 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yunfan_identity::UserInfo;
 use yunfan_identity::throttle::Throttle;
@@ -85,7 +84,7 @@ struct Door {
     /// Wrong passwords.
     guesses: Throttle,
     /// Places for those who look at consoles.
-    consoles: Arc<Semaphore>,
+    consoles: console::Seats,
     /// Keeps [`revocation::follow`] running as long as the router lives.
     _follower: Option<revocation::Follower>,
 }
@@ -115,7 +114,7 @@ pub fn router(context: DoorContext) -> Router {
         directory: directory::Directory::new(context.system.clone()),
         context,
         guesses: Throttle::default(),
-        consoles: Arc::new(Semaphore::new(console::MOST)),
+        consoles: console::Seats::default(),
         _follower: follower,
     });
     let services = services(&door);
@@ -150,7 +149,7 @@ pub fn paths(context: DoorContext) -> Vec<String> {
         directory,
         context,
         guesses: Throttle::default(),
-        consoles: Arc::new(Semaphore::new(console::MOST)),
+        consoles: console::Seats::default(),
         _follower: None,
     }));
     // axum tells its table in no other way.

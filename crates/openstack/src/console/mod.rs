@@ -5,8 +5,8 @@
 //! for it, as far as that user may still touch the machine. A refusal has no body, since what reads it expects a WebSocket's frames.
 
 mod relay;
+mod seats;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,10 +23,9 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::{Api, PostParams};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use yunfan_identity::token::{Pass, Place};
+use yunfan_identity::token::{Pass, Place, now_ms};
 use yunfan_resources::compute::{VirtualMachine, VmPhase};
 use yunfan_serve::PeerAddress;
 
@@ -35,8 +34,8 @@ use crate::auth::Session;
 use crate::error::Fault;
 use crate::ids;
 
-/// Open connections at one time.
-pub(crate) const MOST: usize = 512;
+pub(crate) use seats::Seats;
+
 /// How long one who was refused may take to go.
 const LEAVING: Duration = Duration::from_secs(5);
 /// What the agents call the change from HTTP to a console's own bytes.
@@ -163,8 +162,7 @@ fn forbidden(why: &str) -> Refused {
 }
 
 /// The answer. The connection ends with it: who expects frames would take for one whatever came next.
-fn refusal(Refused(status, why): Refused) -> Response {
-    tracing::info!(%status, why, "a console stays closed");
+fn refusal(Refused(status, _): Refused) -> Response {
     (status, [(header::CONNECTION, "close")], Body::empty()).into_response()
 }
 
@@ -185,7 +183,7 @@ struct Opened {
     response: Response,
     console: OnUpgrade,
     pass: Pass,
-    seat: OwnedSemaphorePermit,
+    seat: seats::Seat,
 }
 
 impl Opened {
@@ -195,7 +193,10 @@ impl Opened {
         tokio::spawn(async move {
             let _seat = seat;
             if let (Ok(client), Ok(console)) = tokio::join!(client, console) {
-                let goes_on = || !door.tokens.revocations().is_revoked(&pass.claims);
+                let claims = &pass.claims;
+                // A pass acts as a token, and no longer than it.
+                let goes_on =
+                    || claims.exp > now_ms() / 1000 && !door.tokens.revocations().is_revoked(claims);
                 relay::carry(TokioIo::new(client), TokioIo::new(console), goes_on).await;
             }
         });
@@ -203,19 +204,39 @@ impl Opened {
     }
 }
 
-/// Lets in who has a pass.
+/// Lets in who has a pass. Anybody can ask without one: only what a pass was refused is worth a line of the log.
 async fn open(door: &Ctx, kind: Kind, request: &Parts) -> Result<Opened, Refused> {
-    let accept = handshake(&request.headers)?;
-    let binary = offers_binary(&request.headers);
+    let (accept, pass) = passed(door, kind, request).inspect_err(|Refused(status, why)| {
+        tracing::debug!(%status, why, "a console stays closed");
+    })?;
+    let opened = open_with(door, kind, request, accept, pass).await;
+    opened.inspect_err(|Refused(status, why)| tracing::info!(%status, why, "a console stays closed"))
+}
+
+/// The answer to a handshake, and the good pass that came with it.
+fn passed(door: &Ctx, kind: Kind, request: &Parts) -> Result<(HeaderValue, Pass), Refused> {
+    let accept = handshake(&request.headers, &door.endpoint)?;
     let token = token(&request.uri).ok_or_else(|| forbidden("there is no pass in its address"))?;
     let invalid = |_| forbidden("its pass is not good, or not any more");
     let pass = door.tokens.verify_pass(token).map_err(invalid)?;
     if pass.place.kind != kind.word() {
         return Err(forbidden("its pass is for another console"));
     }
+    Ok((accept, pass))
+}
+
+async fn open_with(
+    door: &Ctx,
+    kind: Kind,
+    request: &Parts,
+    accept: HeaderValue,
+    pass: Pass,
+) -> Result<Opened, Refused> {
+    let binary = offers_binary(&request.headers);
     let peer = request.extensions.get::<PeerAddress>().copied();
     let node = machines_node(door, &pass, peer).await?;
-    let seat = seat(&door.consoles)?;
+    let full = |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, why);
+    let seat = door.consoles.take(&pass.place.namespace).map_err(full)?;
     let path = format!("/console/{}/{}", pass.place.uid, kind.word());
     let asked = Request::get(&path)
         .header(header::CONNECTION, "Upgrade")
@@ -246,11 +267,6 @@ async fn open(door: &Ctx, kind: Kind, request: &Parts) -> Result<Opened, Refused
     Ok(Opened { response, console, pass, seat })
 }
 
-fn seat(seats: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refused> {
-    let full = |_| Refused(StatusCode::SERVICE_UNAVAILABLE, format!("{MOST} consoles are open already"));
-    seats.clone().try_acquire_owned().map_err(full)
-}
-
 /// The node of the machine that a pass is for, if whoever it was given to may still be at it.
 async fn machines_node(door: &Ctx, pass: &Pass, peer: Option<PeerAddress>) -> Result<String, Refused> {
     let client = (door.client_as)(pass.claims.user(), peer);
@@ -274,7 +290,7 @@ async fn machines_node(door: &Ctx, pass: &Pass, peer: Option<PeerAddress>) -> Re
 }
 
 /// Checks a client's side of the handshake (RFC 6455, section 4.2.1); the answer to its key.
-fn handshake(headers: &HeaderMap) -> Result<HeaderValue, Refused> {
+fn handshake(headers: &HeaderMap, endpoint: &str) -> Result<HeaderValue, Refused> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !text(header::UPGRADE).eq_ignore_ascii_case("websocket") {
         return Err(Refused(StatusCode::UPGRADE_REQUIRED, "no WebSocket was asked for".to_owned()));
@@ -284,17 +300,18 @@ fn handshake(headers: &HeaderMap) -> Result<HeaderValue, Refused> {
     let bad = || Refused(StatusCode::BAD_REQUEST, "the WebSocket's handshake is not RFC 6455's".to_owned());
     let key = key.ok_or_else(bad)?;
     if let Some(origin) = headers.get(header::ORIGIN)
-        && !is_own(origin, text(header::HOST))
+        && !is_own(origin, text(header::HOST), endpoint)
     {
         return Err(forbidden("a page of another host asked for it"));
     }
     derive_accept_key(key.as_bytes()).try_into().map_err(|_| bad())
 }
 
-/// Whether a page is from the host that it asks.
-fn is_own(origin: &HeaderValue, host: &str) -> bool {
-    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    origin.is_some_and(|origin| origin.authority().is_some_and(|own| own.as_str().eq_ignore_ascii_case(host)))
+/// Whether a page is from the host that it asks, or from where users find this cloud: a proxy before it may ask by another name.
+fn is_own(origin: &HeaderValue, host: &str, endpoint: &str) -> bool {
+    let authority = |text: &str| text.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
+    let Some(own) = origin.to_str().ok().and_then(authority) else { return false };
+    own.as_str().eq_ignore_ascii_case(host) || authority(endpoint).is_some_and(|public| public == own)
 }
 
 /// Whether a client names the subprotocol that we speak. One that names only others hears none, and decides.
@@ -330,10 +347,14 @@ mod tests {
 
     #[test]
     fn a_handshake_is_answered_but_not_from_pages_of_others() {
-        let status = |headers: &HeaderMap| handshake(headers).err().map(|refused| refused.0.as_u16());
+        let status = |headers: &HeaderMap| {
+            handshake(headers, "https://public.example/os").err().map(|refused| refused.0.as_u16())
+        };
         // The example of RFC 6455, section 1.3.
-        assert_eq!(handshake(&headers(&[])).ok().unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(status(&headers(&[(header::ORIGIN, "https://cloud:6443")])), None);
+        assert_eq!(handshake(&headers(&[]), "").ok().unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        for origin in ["https://cloud:6443", "https://public.example"] {
+            assert_eq!(status(&headers(&[(header::ORIGIN, origin)])), None, "{origin}");
+        }
         for origin in ["https://cloud", "https://evil:6443", "null", "https://cloud:6443.evil"] {
             assert_eq!(status(&headers(&[(header::ORIGIN, origin)])), Some(403), "{origin}");
         }
