@@ -102,9 +102,24 @@ async fn what_is_mounted_in_a_pods_own_volume_goes_with_it_and_nothing_of_it_is_
     let (volume, other) = (cloud.runtime.pod_dir("p1").join("volumes/data"), cloud.dir.path().join("other"));
     std::fs::create_dir_all(&volume).unwrap();
     std::fs::create_dir(&other).unwrap();
+    let is_shared = || {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let at = format!(" {} ", cloud.dir.path().join("agent/pods").display());
+        table.lines().find(|line| line.contains(&at)).unwrap().contains(" shared:")
+    };
+    rustix::mount::mount_change(cloud.dir.path().join("agent/pods"), MountPropagationFlags::PRIVATE).unwrap();
+    let follows = ContainerConfig {
+        name: "follows".to_owned(),
+        mounts: vec![mount(&volume, Propagation::FromNode)],
+        ..script("c", "sleep 1000")
+    };
+    cloud.start("p1", follows).await;
+    assert!(!is_shared(), "what anybody may ask for changes none of the node's mounts");
     std::fs::write(other.join("kept"), "x").unwrap();
     let second = Mount { container_path: "/other".into(), ..mount(&other, Propagation::Private) };
-    let id = cloud.start("p1", privileged(vec![mount(&volume, Propagation::Both), second])).await;
+    let both = privileged(vec![mount(&volume, Propagation::Both), second]);
+    let id = cloud.runtime.create_and_start("p1", both).await.unwrap();
+    assert!(is_shared());
     let text = "mkdir /mnt/test/in /mnt/test/net && mount -o bind /other /mnt/test/in && mount -t tmpfs x /mnt/test/net && echo done";
     assert_eq!(cloud.sh(&id, text).await, "done\n");
     assert!(volume.join("in/kept").exists());

@@ -38,7 +38,7 @@ pub(super) fn of(inner: &Inner, pod: &Pod, bundle: &Path, config: &ContainerConf
             let whole = if mount.sub_path.is_some() { format!("{at}-whole") } else { at.clone() };
             let path = match is_of_node(inner, pod, mount) {
                 true => {
-                    all.trees.push(tree_of_node(mount)?);
+                    all.trees.push(tree_of_node(inner, mount)?);
                     None
                 }
                 false => Some(base),
@@ -100,9 +100,19 @@ fn bare(inner: &Inner, mount: &Mount) -> Vec<PathBuf> {
     others.filter_map(|dir| Some(dir.strip_prefix(&path).ok()?.to_owned())).collect()
 }
 
-fn tree_of_node(mount: &Mount) -> Result<OwnedFd> {
+/// Whether a path is below what the agent has its pods' volumes in.
+fn is_ours(inner: &Inner, path: &Path) -> bool {
+    let memory = inner.memory.as_ref().and_then(|memory| memory.hidden());
+    let apart = inner.config.apart.iter().map(PathBuf::as_path);
+    apart.chain(memory).chain([inner.config.root.as_path()]).any(|dir| path.starts_with(dir))
+}
+
+fn tree_of_node(inner: &Inner, mount: &Mount) -> Result<OwnedFd> {
     match mount.propagation {
         Propagation::Private => {}
+        // Anybody may ask for it: the mount that this node's own data is on is not changed for that. Who mounts there is privileged, and has
+        // it shared.
+        Propagation::FromNode if is_ours(inner, &mount.host_path) => {}
         // What is there already is seen all the same.
         Propagation::FromNode => {
             if let Err(error) = share(&mount.host_path) {
