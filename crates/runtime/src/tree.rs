@@ -35,25 +35,36 @@ impl std::ops::AddAssign for DiskUse {
     }
 }
 
-/// What a file, or a directory with all in it, holds on disk, as far as [`measure`] finds it out.
+/// As [`measure`], as far as that finds it out, and also of what is mounted at the path.
 pub fn disk_usage(path: &Path) -> DiskUse {
-    measure(path).0
+    measure_within(path, LONGEST, ResolveFlags::empty()).0
 }
 
 /// What a file, or a directory with all in it, holds on disk, and whether that is all: there may be directories too deep or too many, or
-/// somebody moves them about meanwhile. Links are not followed; what is missing holds nothing.
+/// somebody moves them about meanwhile. Links are not followed; what is missing holds nothing, and what is mounted over it is not asked.
 pub fn measure(path: &Path) -> (DiskUse, bool) {
-    measure_within(path, LONGEST)
+    measure_within(path, LONGEST, ResolveFlags::NO_XDEV)
 }
 
-fn measure_within(path: &Path, time: Duration) -> (DiskUse, bool) {
-    let Ok(top) = rustix::fs::lstat(path) else { return (DiskUse::default(), true) };
-    let mut used = of(&top);
-    if !is_dir(&top) {
+fn measure_within(path: &Path, time: Duration, resolve: ResolveFlags) -> (DiskUse, bool) {
+    let found = find(path, resolve).and_then(|top| Ok((rustix::fs::fstat(&top)?, top)));
+    let Ok((stat, top)) = found else { return (DiskUse::default(), true) };
+    let mut used = of(&stat);
+    if !is_dir(&stat) {
         return (used, true);
     }
-    let whole = walk(path, Instant::now() + time, &mut used);
+    let whole = walk(&top, Instant::now() + time, &mut used);
     (used, whole.unwrap_or(false))
+}
+
+/// What is at a path, seen from the directory that it is in; it is not opened.
+fn find(path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    let here = Path::new(".");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(here);
+    let name = path.file_name().map_or(here, Path::new);
+    let parent = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
 }
 
 fn of(stat: &Stat) -> DiskUse {
@@ -115,8 +126,8 @@ fn identity(fd: &OwnedFd) -> rustix::io::Result<(u64, u64)> {
 }
 
 /// Adds up what is below a directory. Returns whether that was all.
-fn walk(top: &Path, until: Instant, used: &mut DiskUse) -> rustix::io::Result<bool> {
-    let mut levels = vec![Level::new(open(CWD, top)?)?];
+fn walk(top: &OwnedFd, until: Instant, used: &mut DiskUse) -> rustix::io::Result<bool> {
+    let mut levels = vec![Level::new(open(top, c".")?)?];
     let mut whole = true;
     while let Some(Level { dir: Some(dir), read, .. }) = levels.last_mut() {
         if Instant::now() > until {
@@ -296,7 +307,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("top");
         deep(&top, 20);
-        assert!(!measure_within(&top, Duration::ZERO).1);
+        assert!(!measure_within(&top, Duration::ZERO, ResolveFlags::empty()).1);
         let file = top.join("file");
         assert_eq!(measure(&file).0.inodes, 1);
         std::os::unix::fs::symlink(dir.path(), top.join("link")).unwrap();
@@ -333,6 +344,8 @@ mod tests {
         mount_bind_recursive(&other, top.join("a/place")).unwrap();
         mount_bind_recursive(other.join("one"), top.join("a/one")).unwrap();
         assert_eq!(measure(&top).0.inodes, 5);
+        assert_eq!(measure(&top.join("a/place")), (DiskUse::default(), true));
+        assert_eq!(disk_usage(&top.join("a/place")).inodes, 3);
         let refused = Errno::from_io_error(&remove(&top).unwrap_err());
         assert!(matches!(refused, Some(Errno::XDEV | Errno::BUSY)), "{refused:?}");
         remove_with_mounts(&top).unwrap();
