@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use kube::ResourceExt;
-use yunfan_network::{AddressMode, Mac, Member, NetworkError, Subnet6Config, SubnetConfig};
-use yunfan_resources::network::{HostRoute, Ipv6Mode, Port, Subnet};
+use yunfan_network::{AddressMode, ExtraOption, Mac, Member, NetworkError, Subnet6Config, SubnetConfig};
+use yunfan_resources::network::{DhcpOption, HostRoute, IpVersion, Ipv6Mode, Port, Subnet};
 
 use crate::links::LinkError;
 
@@ -84,6 +84,11 @@ pub(crate) fn members(namespace: &str, network: &str, ports: &[Arc<Port>]) -> Ve
 fn member(port: &Port) -> Option<Member> {
     let (mac, ips, ips6) = addresses(port).ok()?;
     let hostname = port.spec.hostname.clone().unwrap_or_default();
+    let option = |option: &DhcpOption| ExtraOption {
+        v6: option.ip_version == IpVersion::V6,
+        name: option.name.clone(),
+        value: option.value.clone(),
+    };
     Some(Member {
         port_uid: port.uid()?,
         mac,
@@ -91,6 +96,7 @@ fn member(port: &Port) -> Option<Member> {
         ips6,
         hostname,
         workload_uid: port.spec.holder.as_ref().map(|holder| holder.uid.clone()).unwrap_or_default(),
+        options: port.spec.dhcp_options.iter().map(option).collect(),
     })
 }
 

@@ -50,6 +50,7 @@ mod types;
 mod uplink;
 mod view;
 
+pub use dhcp::ExtraOption;
 pub use error::{NetworkError, Result};
 pub use metadata::{DRIVE_LABEL, GuestData, GuestDisk, GuestLink, MetadataProvider, config_drive};
 pub use node::NodeNetworks;

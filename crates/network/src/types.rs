@@ -1,5 +1,6 @@
 //! What the agent says to this crate, and what it gets back. Plain data, serde both ways.
 
+use crate::dhcp::ExtraOption;
 use crate::error::NetworkError;
 use crate::six::Subnet6Config;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -170,6 +171,9 @@ pub struct Member {
     pub hostname: String,
     /// The workload that holds the port, empty when it is free.
     pub workload_uid: String,
+    /// What DHCP tells it beside what it tells all.
+    #[serde(default)]
+    pub options: Vec<ExtraOption>,
 }
 
 /// What the ports of a network may say and hear.

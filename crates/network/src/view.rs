@@ -212,6 +212,7 @@ pub(crate) fn sample() -> NetworkView {
         ips6: vec![],
         hostname: "VM1".into(),
         workload_uid: "w".into(),
+        options: vec![],
     };
     NetworkView::new(config, vec![vm])
 }

@@ -122,6 +122,7 @@ async fn what_leaves_is_judged_also_on_its_way_to_the_network_itself() {
         ips6: vec![],
         hostname: "quiet".into(),
         workload_uid: "w".into(),
+        options: vec![],
     };
     node.set_members(ONE, vec![member]).await.unwrap();
     node.set_policy(ONE, Policy { guards: vec![guard(&quiet, Some(&[]))], groups: vec![] }).await.unwrap();

@@ -190,6 +190,7 @@ async fn a_restarted_process_finds_everything() {
         ips6: vec![],
         hostname: "web".into(),
         workload_uid: "w".into(),
+        options: vec![],
     }];
     first.set_members(tenant_uid, members).await.unwrap();
     let attached = first.attachments();

@@ -264,6 +264,7 @@ async fn dhcpv6_gives_a_port_its_own_address() {
         ips6: guest.port.ips6.clone(),
         hostname: "vm".into(),
         workload_uid: "w".into(),
+        options: vec![],
     };
     node.set_members(ONE, vec![member]).await.unwrap();
     assert!(guest.has("fe80::ff:fe00:305").await);

@@ -127,6 +127,11 @@ async fn names_metadata_and_dhcp_work_from_inside() {
         ips6: vec![],
         hostname: "vm1".into(),
         workload_uid: "w".into(),
+        options: vec![yunfan_network::ExtraOption {
+            v6: false,
+            name: "ntp-server".into(),
+            value: "10.0.0.99".into(),
+        }],
     };
     node.set_members(ONE, vec![member]).await.unwrap();
     node.attach_pod(ONE, attach).await.unwrap();
@@ -166,7 +171,7 @@ async fn names_metadata_and_dhcp_work_from_inside() {
     let lease = cloud.dir.path().join("lease");
     for flags in ["", "-B"] {
         let run = format!(
-            "ip addr flush dev eth0; LEASE={} busybox udhcpc -i eth0 -n -q -f {flags} -t 3 -T 1 -s {} -O search -O staticroutes -O mtu 2>&1",
+            "ip addr flush dev eth0; LEASE={} busybox udhcpc -i eth0 -n -q -f {flags} -t 3 -T 1 -s {} -O search -O staticroutes -O mtu -O ntpsrv 2>&1",
             lease.display(),
             script.display()
         );
@@ -180,6 +185,7 @@ async fn names_metadata_and_dhcp_work_from_inside() {
             "dns=10.0.0.1",
             "hostname=vm1",
             "mtu=1450",
+            "ntpsrv=10.0.0.99",
             "169.254.169.254/32 10.0.0.1",
             "demo.svc.cluster.local",
         ] {

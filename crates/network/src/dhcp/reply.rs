@@ -1,9 +1,10 @@
 //! What to answer a DHCP client, and where to send it. No I/O.
 
+use super::extra;
 use crate::metadata;
 use crate::types::{Mac, Member, SubnetConfig};
 use crate::view::{NetworkView, wire_name};
-use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use ipnet::Ipv4Net;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -78,7 +79,8 @@ impl Lease<'_> {
             reply.set_ciaddr(request.ciaddr());
             if !inform {
                 reply.set_yiaddr(self.ip);
-                reply.set_siaddr(self.subnet.gateway);
+                let next = extra::next_server(&self.member.options);
+                reply.set_siaddr(next.unwrap_or(self.subnet.gateway));
             }
         }
         let options = reply.opts_mut();
@@ -89,9 +91,10 @@ impl Lease<'_> {
                 options.insert(option);
             }
         }
+        let own = if nak { Vec::new() } else { self.own(&mut reply, request) };
         let mut bytes = encoded(&reply)?;
         // Long names may make it longer than a client takes, which then has no address at all: it does without them.
-        for less in LEAST_NEEDED {
+        for less in LEAST_NEEDED.into_iter().chain(own) {
             if bytes.len() <= longest(request) {
                 break;
             }
@@ -101,6 +104,28 @@ impl Lease<'_> {
         // BOOTP's smallest size; some clients drop shorter messages.
         bytes.resize(bytes.len().max(300), 0);
         Some(Outgoing { to: SocketAddrV4::new(self.destination(request, kind), 68), bytes })
+    }
+
+    /// Adds what the port's owner wants told, in place of what all are told; answers what of it the client has not asked for.
+    fn own(&self, reply: &mut Message, request: &Message) -> Vec<OptionCode> {
+        let asked = match request.opts().get(OptionCode::ParameterRequestList) {
+            Some(DhcpOption::ParameterRequestList(asked)) => asked.as_slice(),
+            _ => &[],
+        };
+        let mut unasked = Vec::new();
+        for (code, bytes) in self.member.options.iter().filter_map(extra::four) {
+            if code == extra::NEXT_SERVER {
+                continue;
+            }
+            reply.opts_mut().remove(code.into());
+            if !bytes.is_empty() {
+                reply.opts_mut().insert(DhcpOption::Unknown(UnknownOption::new(code.into(), bytes)));
+            }
+            if !asked.contains(&code.into()) {
+                unasked.push(OptionCode::Unknown(code));
+            }
+        }
+        unasked
     }
 
     /// RFC 2131, 4.1. A client without an address can be reached at the new one: its MAC is fixed in our neighbour table.
@@ -273,6 +298,39 @@ mod tests {
         assert_eq!(told(&view), (vec![metadata, far, (Ipv4Net::default(), gateway)], true));
         view.config.subnets[0].isolated = true;
         assert_eq!(told(&view), (vec![metadata, far], false), "no default route");
+    }
+
+    #[test]
+    fn what_a_port_wants_told_is_told_to_it_alone_and_in_place_of_the_rest() {
+        let mut view = sample();
+        let option = |name: &str, value: &str| extra::ExtraOption {
+            v6: false,
+            name: name.into(),
+            value: value.into(),
+        };
+        view.members[0].options = vec![
+            option("bootfile-name", "pxelinux.0"),
+            option("router", ""),
+            option("mtu", "1300"),
+            option("server-ip-address", "192.0.2.9"),
+        ];
+        let asked = |view: &NetworkView| {
+            let out = answer(view, "cluster.local", &ask(MessageType::Discover, 7, &[])).unwrap();
+            decode(&out.bytes).unwrap()
+        };
+        let message = asked(&view);
+        let told = |code| message.opts().get(code).cloned();
+        assert_eq!(told(OptionCode::BootfileName), Some(DhcpOption::BootfileName(b"pxelinux.0".to_vec())));
+        assert_eq!(told(OptionCode::InterfaceMtu), Some(DhcpOption::InterfaceMtu(1300)));
+        assert_eq!((told(OptionCode::Router), message.siaddr()), (None, "192.0.2.9".parse().unwrap()));
+        view.members[0].options = vec![option("200", &"x".repeat(250)), option("201", &"y".repeat(250))];
+        let long = answer(&view, "cluster.local", &ask(MessageType::Discover, 7, &[])).unwrap();
+        assert!(long.bytes.len() <= 548, "{}", long.bytes.len());
+        let want = DhcpOption::ParameterRequestList(vec![OptionCode::Unknown(201)]);
+        let short = answer(&view, "cluster.local", &ask(MessageType::Discover, 7, &[want])).unwrap();
+        let message = decode(&short.bytes).unwrap();
+        let has = |code| message.opts().get(OptionCode::Unknown(code)).is_some();
+        assert_eq!((has(200), has(201)), (false, true), "what was asked for stays");
     }
 
     #[test]

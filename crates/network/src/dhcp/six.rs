@@ -2,12 +2,14 @@
 //!
 //! Who asks is known by its link-local address, which the port's rules keep honest. The addresses are the Port's: nothing is leased.
 
+use super::extra;
 use crate::bridge;
 use crate::six::AddressMode;
 use crate::types::Member;
 use crate::view::{NetworkView, wire_name};
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
+    UnknownOption,
 };
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use std::net::Ipv6Addr;
@@ -108,6 +110,12 @@ pub(crate) fn answer(
     let searches: Vec<_> =
         view.searches(&view.config.namespace, domain).iter().filter_map(|name| wire_name(name)).collect();
     options.insert(DhcpOption::DomainSearchList(searches));
+    for (code, bytes) in member.options.iter().filter_map(extra::six) {
+        drop(options.remove_all(code.into()));
+        if !bytes.is_empty() {
+            options.insert(DhcpOption::Unknown(UnknownOption::new(code.into(), bytes)));
+        }
+    }
     let mut message = Message::new_with_id(reply, request.xid());
     message.set_opts(options);
     let mut bytes = Vec::with_capacity(400);
@@ -226,6 +234,14 @@ mod tests {
         );
         let none = told(&view, &ask(MessageType::Solicit, &[association()])).unwrap();
         assert!(addresses_in(&associations(none.opts())[0].opts).is_empty());
+        let option =
+            |name: &str, value: &str| extra::ExtraOption { v6: true, name: name.into(), value: value.into() };
+        view.members[0].options =
+            vec![option("bootfile-url", "tftp://[fd00::9]/x"), option("dns-server", "fd00::53")];
+        let reply = told(&view, &ask(MessageType::InformationRequest, &[])).unwrap();
+        let all = reply.opts().get_all(OptionCode::DomainNameServers).unwrap();
+        assert_eq!(all, [DhcpOption::DomainNameServers(vec!["fd00::53".parse().unwrap()])]);
+        assert!(reply.opts().get(OptionCode::OptBootfileUrl).is_some());
         view.config.subnets6[0].assigned = None;
         assert!(told(&view, &ask(MessageType::InformationRequest, &[])).is_none(), "it is not asked to");
     }

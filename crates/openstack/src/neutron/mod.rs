@@ -14,6 +14,7 @@ mod networks;
 mod outer_ports;
 mod pages;
 mod port_checks;
+mod port_dhcp;
 mod ports;
 mod qos;
 mod quotas;
@@ -138,7 +139,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 49] = [
+const EXTENSIONS: [(&str, &str, &str); 50] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
@@ -171,6 +172,7 @@ const EXTENSIONS: [(&str, &str, &str); 49] = [
         "A floating IP shows its port forwardings.",
     ),
     ("filter-validation", "Filter parameters validation", "Filters by members that nothing has are refused."),
+    ("extra_dhcp_opt", "Neutron Extra DHCP options", "DHCP tells single ports what their owners want."),
     (
         "fip-port-details",
         "Floating IP Port Details Extension",

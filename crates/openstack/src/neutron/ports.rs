@@ -15,7 +15,7 @@ use super::bulk::Bulk;
 use super::networks::{self, check_project};
 use super::port_checks::{check_unsecured, new_mac};
 use super::view::{Context, collection, wants_all, with_fields};
-use super::{groups, outer_ports, qos};
+use super::{groups, outer_ports, port_dhcp, qos};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
 use crate::change::{self, Changes};
@@ -61,7 +61,7 @@ struct Fields {
     #[serde(default)]
     allowed_address_pairs: Option<Vec<Pair>>,
     #[serde(default)]
-    extra_dhcp_opts: Option<Value>,
+    extra_dhcp_opts: Option<Vec<port_dhcp::Wanted>>,
     #[serde(default, deserialize_with = "explicit")]
     qos_policy_id: Option<Option<String>>,
     #[serde(default, rename = "binding:vnic_type")]
@@ -106,7 +106,7 @@ impl Fields {
             return Err(Fault::forbidden(text));
         }
         let empty = [json!([]), json!(""), json!({})];
-        only("extra_dhcp_opts", self.extra_dhcp_opts.as_ref(), &empty, "DHCP gives the same options to all")?;
+        port_dhcp::check(self.extra_dhcp_opts.as_deref().unwrap_or_default())?;
         only("binding:vnic_type", self.vnic_type.as_ref(), &[json!("normal")], "ports are virtual ones")?;
         only("binding:profile", self.profile.as_ref(), &empty, "there is nothing to tell the node")
     }
@@ -131,6 +131,7 @@ impl Fields {
             ("allowed_address_pairs", pairs),
             ("port_security_enabled", self.port_security_enabled == Some(true)),
             ("qos_policy_id", policy),
+            ("extra_dhcp_opts", self.extra_dhcp_opts.as_ref().is_some_and(|all| !all.is_empty())),
             ("mac_address", self.mac_address.is_some()),
             ("binding:host_id", self.host_id.as_ref().is_some_and(|host| !host.is_empty())),
         ] {
@@ -348,6 +349,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         device_owner: some(fields.device_owner),
         host: some(fields.host_id),
         qos_policy: policy.filter(|name| !name.is_empty()),
+        dhcp_options: port_dhcp::changed(&[], fields.extra_dhcp_opts.as_deref().unwrap_or_default()),
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
@@ -446,6 +448,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         Some(Value::Null)
     };
     let free = port.spec.holder.is_none();
+    let options =
+        fields.extra_dhcp_opts.as_deref().map(|all| port_dhcp::changed(&port.spec.dhcp_options, all));
     let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
     let changes = Changes::default()
         .set("displayName", fields.name)
@@ -460,6 +464,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("host", fields.host_id)
         .set("fixedIps", addresses)
         .set("macAddress", mac)
+        .set("dhcpOptions", options.map(|all| json!(all)))
         .set("qosPolicy", policy);
     let ports = session.within::<Port>(ids::namespace(&port));
     let port = changes.apply(&ports, &port).await.map_err(taken)?;
@@ -534,7 +539,7 @@ impl Context {
             "network_id": self.network_id(namespace, &spec.network), "mac_address": spec.mac_address, "fixed_ips": fixed,
             "device_id": device, "device_owner": owner, "status": if active { "ACTIVE" } else { "DOWN" },
             "admin_state_up": up, "port_security_enabled": spec.is_secured(), "security_groups": groups,
-            "allowed_address_pairs": pairs, "extra_dhcp_opts": [],
+            "allowed_address_pairs": pairs, "extra_dhcp_opts": port_dhcp::view(spec),
             "qos_policy_id": spec.qos_policy.as_deref().and_then(|name| self.policy_id(name)),
             "qos_network_policy_id": self.policy_of_network(namespace, &spec.network),
             "description": spec.description.as_deref().unwrap_or_default(), "binding:vnic_type": "normal",

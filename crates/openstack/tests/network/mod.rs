@@ -2,6 +2,7 @@
 
 mod addresses;
 mod clients;
+mod dhcp;
 mod forwardings;
 mod found;
 pub(crate) mod outer;

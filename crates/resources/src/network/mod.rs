@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod addresses;
+mod dhcp;
 mod forwarding;
 mod pool;
 mod qos;
@@ -16,6 +17,7 @@ mod security;
 mod share;
 
 pub use addresses::{AddressGroup, AddressGroupSpec};
+pub use dhcp::{DhcpOption, IpVersion};
 pub use forwarding::{ForwardedProtocol, MOST_TRANSLATED, PortForwarding, PortRange};
 pub use pool::{SubnetPool, SubnetPoolSpec};
 pub use qos::{BandwidthLimit, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, is_dscp};
@@ -306,6 +308,10 @@ pub struct PortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub host: Option<String>,
+    /// What DHCP tells the port's machine beside what it tells all, or in place of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub dhcp_options: Vec<DhcpOption>,
     /// `metadata.name` of the QosPolicy that holds for the port, in place of its Network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos_policy: Option<String>,
