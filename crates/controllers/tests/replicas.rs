@@ -166,6 +166,24 @@ async fn a_deployment_says_why_its_set_can_not_be_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_that_does_not_get_on_says_so_by_itself() {
+    let cloud = start(&["node"]).await;
+    let mut never = template("web");
+    never["metadata"]["annotations"][support::UNREADY] = json!("");
+    let spec = json!({"replicas": 1, "progressDeadlineSeconds": 1, "selector": {"matchLabels": {"app": "web"}},
+        "template": never});
+    cloud.create::<Deployment>(json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let reason = |web: &Value| {
+        let mut all = web["status"]["conditions"].as_array().into_iter().flatten();
+        all.find(|one| one["type"] == "Progressing").map_or(Value::Null, |one| one["reason"].clone())
+    };
+    cloud.until::<Deployment>("web", |web| reason(web) == "ProgressDeadlineExceeded").await;
+    let ready = json!({"metadata": {"annotations": {support::UNREADY: null}}});
+    cloud.patch::<Deployment>("web", json!({"spec": {"template": ready}})).await;
+    cloud.until::<Deployment>("web", |web| reason(web) == "NewReplicaSetAvailable").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_services_slices_are_not_kept_from_it_by_others_names() {
     let cloud = start(&["node"]).await;
     for name in ["web-0", "web-1"] {

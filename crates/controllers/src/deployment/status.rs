@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec, ReplicaSet};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::Severity;
@@ -61,6 +61,10 @@ impl Loop {
     }
 }
 
+/// Reason of a Deployment whose update came to its end.
+const COMPLETE: &str = "NewReplicaSetAvailable";
+/// Reason of a Deployment whose update has not gone on for too long.
+const LATE: &str = "ProgressDeadlineExceeded";
 /// Reason of a Deployment whose set can't be made.
 const NOT_MADE: &str = "ReplicaSetCreateError";
 
@@ -127,30 +131,49 @@ fn conditions(
     } else {
         ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.".to_owned())
     };
+    let before = deployment.status.clone().unwrap_or_default();
+    let ready: i32 = sets.all().map(|set| status_of(set, |s| s.ready_replicas)).sum();
+    let old: i32 = sets.old.iter().map(|set| status_size(set)).sum();
+    // Pods that are lost are no progress: else one that comes and goes would keep the deadline away for ever.
+    let moved = deployment.status.is_none()
+        || updated > before.updated_replicas.unwrap_or(0)
+        || old < before.replicas.unwrap_or(0) - before.updated_replicas.unwrap_or(0)
+        || ready > before.ready_replicas.unwrap_or(0)
+        || available_now > before.available_replicas.unwrap_or(0);
+    let progress = progress(deployment, spec, sets, moved);
+    let mut all = vec![condition(deployment, "Available", available, false)];
+    all.extend(progress.map(|progress| condition(deployment, "Progressing", progress, moved)));
+    all.extend(failure(sets).map(|failure| condition(deployment, "ReplicaFailure", failure, false)));
+    json!(all)
+}
+
+/// How the update goes on; nothing for a Deployment that has no deadline for that.
+fn progress(
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    sets: &Sets,
+    moved: bool,
+) -> Option<(&'static str, &'static str, String)> {
     let set = sets.new.as_ref().map(|set| set.name_any()).unwrap_or_default();
-    let before = deployment.status.as_ref();
-    let moved = before.is_none_or(|b| {
-        b.updated_replicas.unwrap_or(0) != updated || b.available_replicas.unwrap_or(0) != available_now
-    });
-    let known = before.into_iter().flat_map(|b| b.conditions.iter().flatten());
-    let known = known.filter(|c| c.type_.as_deref() == Some("Progressing")).find_map(|c| c.reason.as_deref());
-    let progressing = if spec.paused.unwrap_or(false) && known != Some("ProgressDeadlineExceeded") {
+    let done = format!("ReplicaSet \"{set}\" has successfully progressed.");
+    let before = progressing(deployment);
+    let known = before.and_then(|before| before.reason.as_deref());
+    // An update that came to its end has: that Pods are lost later, or more of them are wished for, is none.
+    let stays = sets.old.iter().all(|set| status_size(set) == 0)
+        && known == Some(COMPLETE)
+        && before.is_some_and(|before| before.message.as_ref() == Some(&done));
+    deadline(spec)?;
+    Some(if spec.paused.unwrap_or(false) && known != Some(LATE) {
         ("Unknown", "DeploymentPaused", "Deployment is paused".to_owned())
-    } else if finished(spec, sets) {
-        ("True", "NewReplicaSetAvailable", format!("ReplicaSet \"{set}\" has successfully progressed."))
+    } else if stays || finished(spec, sets) {
+        ("True", COMPLETE, done)
     } else if !moved && deadline_passed(deployment, spec) {
-        ("False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{set}\" has timed out progressing."))
+        ("False", LATE, format!("ReplicaSet \"{set}\" has timed out progressing."))
     } else if !moved && matches!(known, Some("DeploymentPaused" | "DeploymentResumed")) {
         ("Unknown", "DeploymentResumed", "Deployment is resumed".to_owned())
     } else {
         ("True", "ReplicaSetUpdated", format!("ReplicaSet \"{set}\" is progressing."))
-    };
-    let mut all = vec![
-        condition(deployment, "Available", available, false),
-        condition(deployment, "Progressing", progressing, moved),
-    ];
-    all.extend(failure(sets).map(|failure| condition(deployment, "ReplicaFailure", failure, false)));
-    json!(all)
+    })
 }
 
 fn condition(deployment: &Deployment, kind: &str, now: (&str, &str, String), touch: bool) -> Value {
@@ -178,35 +201,39 @@ fn condition(deployment: &Deployment, kind: &str, now: (&str, &str, String), tou
            "lastTransitionTime": transition, "lastUpdateTime": update})
 }
 
+fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"))
+}
+
+/// How many seconds an update may take without progress; the largest number stands for any time.
+fn deadline(spec: &DeploymentSpec) -> Option<i32> {
+    Some(spec.progress_deadline_seconds.unwrap_or(600)).filter(|seconds| *seconds != i32::MAX)
+}
+
+/// How many seconds are left until the progress deadline passes, by what the Deployment says of itself.
+fn left(deployment: &Deployment, spec: &DeploymentSpec) -> Option<i64> {
+    let condition = progressing(deployment)?;
+    if matches!(condition.reason.as_deref(), Some(COMPLETE | LATE | NOT_MADE)) {
+        return None;
+    }
+    let since = condition.last_update_time.as_ref()?.0.as_second();
+    let now = Timestamp::now().as_second();
+    Some(since.saturating_add(deadline(spec)?.into()).saturating_sub(now))
+}
+
 /// When to look whether the progress deadline passed.
 pub(super) fn progress_deadline(deployment: &Deployment, spec: &DeploymentSpec) -> Option<Duration> {
-    let progressing = deployment
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten())
-        .find(|c| c.type_.as_deref() == Some("Progressing"))?;
-    let waits = progressing.status.as_deref() != Some("False")
-        && progressing.reason.as_deref() != Some("NewReplicaSetAvailable");
-    let seconds = u64::try_from(spec.progress_deadline_seconds.unwrap_or(600)).ok()?;
-    (waits && !spec.paused.unwrap_or(false)).then(|| Duration::from_secs(seconds + 1))
+    if spec.paused.unwrap_or(false) {
+        return None;
+    }
+    let seconds = u64::try_from(left(deployment, spec)?.max(0)).ok()?;
+    Some(Duration::from_secs(seconds + 1))
 }
 
 fn deadline_passed(deployment: &Deployment, spec: &DeploymentSpec) -> bool {
-    let progressing = deployment
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten())
-        .find(|c| c.type_.as_deref() == Some("Progressing"));
-    let Some(condition) = progressing.filter(|known| known.reason.as_deref() != Some(NOT_MADE)) else {
-        return false;
-    };
-    if condition.reason.as_deref() == Some("ProgressDeadlineExceeded") {
-        return true;
-    }
-    let since = condition.last_update_time.as_ref().map_or(i64::MAX, |time| time.0.as_second());
-    let limit = i64::from(spec.progress_deadline_seconds.unwrap_or(600));
-    condition.reason.as_deref() != Some("NewReplicaSetAvailable")
-        && Timestamp::now().as_second().saturating_sub(since) > limit
+    let late = progressing(deployment).is_some_and(|known| known.reason.as_deref() == Some(LATE));
+    late || left(deployment, spec).is_some_and(|left| left < 0)
 }
 
 pub(super) fn finished(spec: &DeploymentSpec, sets: &Sets) -> bool {
@@ -258,6 +285,48 @@ mod tests {
             (false, 0, "ReplicaSetUpdated", true, vec![few, "ReplicaSetUpdated", "FailedCreate"]),
         ] {
             assert_eq!(reasons(paused, ready, before, failing), expected, "{paused} {ready} {before}");
+        }
+    }
+
+    /// The status and reason of Progressing, where `before` was said at `at` of so many Pods of the newest set, available ones and all, and
+    /// there are `now` of them.
+    fn progress(deadline: i32, before: (&str, &str, Timestamp), then: (i32, i32), now: (i32, i32)) -> Value {
+        let (reason, message, at) = before;
+        let known = json!({"type": "Progressing", "status": "True", "reason": reason, "message": message,
+            "lastUpdateTime": at.to_string()});
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": "web"},
+            "spec": {"replicas": 2, "selector": {}, "template": {}, "progressDeadlineSeconds": deadline},
+            "status": {"replicas": then.1, "updatedReplicas": then.1, "readyReplicas": then.0, "availableReplicas": then.0,
+                "conditions": [known]}}))
+        .unwrap();
+        let set: ReplicaSet = serde_json::from_value(json!({
+            "metadata": {"name": "web-1"}, "spec": {"replicas": 2, "selector": {}},
+            "status": {"replicas": now.1, "readyReplicas": now.0, "availableReplicas": now.0}}))
+        .unwrap();
+        let sets = Sets { new: Some(Arc::new(set)), old: Vec::new() };
+        let conditions = conditions(&deployment, &deployment.spec, &sets, now.0, now.1);
+        let mut all = conditions.as_array().unwrap().iter();
+        all.find(|one| one["type"] == "Progressing").map_or(Value::Null, |one| one["reason"].clone())
+    }
+
+    #[test]
+    fn an_update_that_does_not_go_on_is_late_and_one_that_is_done_stays_so() {
+        let (now, long_ago) = (Timestamp::now(), "2020-01-01T00:00:00Z".parse().unwrap());
+        let (going, done) = ("ReplicaSetUpdated", "ReplicaSet \"web-1\" has successfully progressed.");
+        for (deadline, before, then, after, expected) in [
+            (600, (going, "", now), (0, 2), (0, 2), json!(going)),
+            (600, (going, "", long_ago), (0, 2), (0, 2), json!(LATE)),
+            (600, (going, "", long_ago), (0, 2), (1, 2), json!(going)),
+            (600, (going, "", long_ago), (1, 2), (0, 2), json!(LATE)),
+            (600, (LATE, "", now), (1, 2), (1, 2), json!(LATE)),
+            (600, (LATE, "", now), (1, 2), (2, 2), json!(COMPLETE)),
+            (600, (COMPLETE, done, long_ago), (2, 2), (1, 2), json!(COMPLETE)),
+            (600, (COMPLETE, done, long_ago), (1, 2), (1, 1), json!(COMPLETE)),
+            (600, (COMPLETE, "of another set", now), (0, 0), (0, 1), json!(going)),
+            (i32::MAX, (going, "", long_ago), (0, 2), (0, 2), Value::Null),
+        ] {
+            assert_eq!(progress(deadline, before, then, after), expected, "{before:?} {then:?} {after:?}");
         }
     }
 }
