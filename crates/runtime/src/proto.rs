@@ -27,6 +27,8 @@ pub(crate) const FILTER_FILE: &str = "filter";
 pub(crate) const LENT_FILE: &str = "lent";
 /// Name of the file in a container's bundle with its filter of devices, if it has one.
 pub(crate) const DEVICES_FILE: &str = "devices";
+/// File in a bundle with the mounts that are made once libcontainer has made the rest ([`crate::spec::late`]), if there are any.
+pub(crate) const LATE_FILE: &str = "late-mounts";
 /// Where network namespaces have their names, as iproute2 has it.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
 /// In the command line of the process that shims are forked from; what follows is room for theirs.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::devices;
@@ -56,6 +57,8 @@ fn heat_paths(processors: &Path) -> Vec<String> {
 pub const READ_ONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where devices are.
+const DEV: &str = "/dev";
 
 /// Everything a specification is made of.
 pub(crate) struct Input<'a> {
@@ -83,7 +86,7 @@ pub(crate) struct Input<'a> {
 }
 
 /// A bind of the container's own: a volume or a part of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bound {
     pub(crate) source: PathBuf,
     pub(crate) target: PathBuf,
@@ -280,13 +283,27 @@ fn mounts(input: &Input<'_>) -> Result<Value> {
                 "source": input.pod_dir.join(name), "options": ["bind", "rprivate", "rw"]}));
         }
     }
-    let volumes = input.binds.iter().map(|bound| Ok((bound.target.as_path(), bind(bound)?)));
+    let now = input.binds.iter().filter(|bound| !is_late(bound, input.binds));
+    let volumes = now.map(|bound| Ok((bound.target.as_path(), bind(bound)?)));
     let mut own = volumes.collect::<Result<Vec<_>>>()?;
     own.extend(devices::bound(&input.config.devices));
     // An outer mount would hide one inside it that came before.
     own.sort_by_key(|(target, _)| target.components().count());
     all.extend(own.into_iter().map(|(_, mount)| mount));
     Ok(Value::Array(all))
+}
+
+/// Whether something is bound to `/dev` itself, and this is there or below.
+fn is_late(bound: &Bound, all: &[Bound]) -> bool {
+    bound.target.starts_with(DEV) && all.iter().any(|bound| bound.target == Path::new(DEV))
+}
+
+/// What is bound once libcontainer has made the rest, the outer ones first: in `/dev` it makes links and devices of its own, whatever is mounted
+/// there, and in the node's own it would remove one, too.
+pub(crate) fn late(binds: &[Bound]) -> Vec<&Bound> {
+    let mut all: Vec<&Bound> = binds.iter().filter(|bound| is_late(bound, binds)).collect();
+    all.sort_by_key(|bound| bound.target.components().count());
+    all
 }
 
 /// The mount of a volume or of a part of one.

@@ -139,3 +139,53 @@ async fn a_name_that_moves_changes_no_image_that_was_chosen() {
     assert_eq!((status.exit_code, status.image.as_str()), (Some(0), IMAGE));
     assert_eq!(status.image_id, chosen);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_devices_are_shown_whole_and_stay_as_they_are() {
+    let cloud = Instance::new().await;
+    // A node's `/dev` as most have it, which must not be changed for a test.
+    let dev = cloud.dir.path().join("dev");
+    std::fs::create_dir_all(dev.join("disk")).unwrap();
+    for (link, to) in [("kcore", "/proc/kcore"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0")] {
+        std::os::unix::fs::symlink(to, dev.join(link)).unwrap();
+    }
+    std::fs::write(dev.join("ptmx"), "of the node\n").unwrap();
+    let at = |host: &Path, container: &str| Mount {
+        host_path: host.to_owned(),
+        container_path: container.into(),
+        ..Mount::default()
+    };
+    let (said, own) = (cloud.dir.path().join("said"), cloud.dir.path().join("own"));
+    std::fs::write(&said, "").unwrap();
+    std::fs::create_dir(&own).unwrap();
+    let inner = Mount { read_only: true, ..at(&own, "/dev/disk/own") };
+    let config = ContainerConfig {
+        // In no order.
+        mounts: vec![inner, at(&said, "/dev/termination-log"), at(&dev, "/dev")],
+        ..script("c", "sleep 1000")
+    };
+    let id = cloud.start("p1", config.clone()).await;
+    let text = "ls /dev; cat /dev/ptmx; echo last > /dev/termination-log; touch /dev/new; \
+        touch /dev/disk/own/x 2> /dev/disk/refused || echo refused";
+    let shown = "disk\nfd\nkcore\nptmx\nstdin\ntermination-log\nof the node\nrefused\n";
+    assert_eq!(cloud.sh(&id, text).await, shown);
+    assert_eq!(std::fs::read_to_string(&said).unwrap(), "last\n");
+    assert!(
+        dev.join("new").exists() && std::fs::read_to_string(dev.join("ptmx")).unwrap() == "of the node\n"
+    );
+    // Another's start changes nothing of what is there.
+    let read_only = Mount { read_only: true, ..at(&dev, "/dev") };
+    let second = ContainerConfig { name: "second".to_owned(), mounts: vec![read_only], ..config };
+    let second = cloud.runtime.create_and_start("p1", second).await.unwrap();
+    assert_eq!(cloud.sh(&second, "rm /dev/new 2>&1 | grep -c 'Read-only'").await, "1\n");
+    // The real one has file systems of its own inside.
+    let real = Mount { propagation: yunfan_runtime::Propagation::FromNode, ..at(Path::new("/dev"), "/dev") };
+    let real = ContainerConfig { mounts: vec![real], privileged: true, ..script("real", "sleep 1000") };
+    let real = cloud.runtime.create_and_start("p1", real).await.unwrap();
+    let names = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let inside = cloud.sh(&real, "ls /dev; echo heard > /dev/null").await;
+    let outside = std::fs::read_dir("/dev").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names(&inside), outside.collect());
+    cloud.runtime.remove_sandbox("p1").await.unwrap();
+    assert!(dev.join("kcore").is_symlink() && !own.join("x").exists());
+}

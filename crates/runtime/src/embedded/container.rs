@@ -12,7 +12,9 @@ use super::volumes::{self, Volumes};
 use super::{Inner, check_name, log_name, memory};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
-use crate::proto::{Bind, Create, DEVICES_FILE, FILTER_FILE, LENT_FILE, PAUSE_FILE, Reply, Request};
+use crate::proto::{
+    Bind, Create, DEVICES_FILE, FILTER_FILE, LATE_FILE, LENT_FILE, PAUSE_FILE, Reply, Request,
+};
 use crate::spec::{self, Bound, Input};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStatus, Propagation, RunUser, RuntimeEvent,
@@ -177,6 +179,10 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         huge_pages: cgroup::limits_huge_pages(&inner.cgroup_of_pod(&parts.id.pod_uid)),
         cgroup_views: &cgroup::views(&cgroup),
     })?;
+    let late = spec::late(&bounds);
+    if !late.is_empty() {
+        sys::write_json(&bundle.join(LATE_FILE), &late, false)?;
+    }
     link_layers(&bundle.join("l"), &layers)?;
     let ids: Vec<&str> =
         std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();

@@ -17,7 +17,7 @@ use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{binds, filter, os, working_dir};
+use super::{binds, filter, late, os, working_dir};
 use crate::cgroup;
 use crate::devices::filter::Filter;
 use crate::proto::{Bind, DEVICES_FILE};
@@ -95,14 +95,14 @@ pub(super) fn create(
     let mut container = builder(pod, id, stdio)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build())
         .map_err(|e| explain(&e))?;
-    if let Err(reason) = guard_devices(&bundle, cgroup) {
+    let pid = container.pid().ok_or("the container has no process")?.as_raw();
+    if let Err(reason) = guard_devices(&bundle, cgroup).and_then(|()| late::make(&bundle, pid)) {
         // It waits to be started.
         let _ = container.delete(true);
         return Err(reason);
     }
     container.start().map_err(|e| explain(&e))?;
-    let pid = container.pid().ok_or("the container has no process")?;
-    Ok(pid.as_raw())
+    Ok(pid)
 }
 
 /// Puts the container's filter of devices on its cgroup, if it has one. Its own devices are there by now.

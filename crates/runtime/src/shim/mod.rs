@@ -14,6 +14,7 @@ mod console;
 mod container;
 mod create;
 mod filter;
+mod late;
 pub(crate) mod namespaces;
 mod os;
 mod pause;

@@ -106,6 +106,39 @@ pub(super) fn filter_system_calls(filter: &[Instruction]) -> Result<(), Errno> {
     Err(last_error(Errno::INVAL))
 }
 
+/// Changes how mounts of the tree that is open are (`mount_setattr(2)`): the topmost one, or all of them.
+pub(super) fn change_mounts(
+    tree: BorrowedFd<'_>,
+    all: bool,
+    read_only: bool,
+    propagation: u64,
+) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if all { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the kernel reads a path of no bytes with its zero, and `size` bytes of `attributes`, and writes nothing. Both live until the
+    // call returns, and the descriptor is open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(&attributes),
+            size,
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    Err(last_error(Errno::INVAL))
+}
+
 /// What `bpf(2)` is asked to do, and for what kind of program.
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
