@@ -87,6 +87,7 @@ fn groups(objects: &Objects<'_>, held: &BTreeSet<String>) -> Vec<RuleGroup> {
             members: members.iter().copied().filter_map(four).collect(),
             members6: members.iter().copied().filter_map(six).collect(),
             rules: group.spec.rules.iter().filter_map(|it| rule(space(&group.metadata), it)).collect(),
+            stateless: group.spec.stateless,
         })
         .collect();
     told.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -99,6 +100,7 @@ fn groups(objects: &Objects<'_>, held: &BTreeSet<String>) -> Vec<RuleGroup> {
             members: set.spec.addresses.iter().filter_map(|text| four(range(text)?)).collect(),
             members6: set.spec.addresses.iter().filter_map(|text| six(range(text)?)).collect(),
             rules: Vec::new(),
+            stateless: false,
         })
         .collect();
     sets.sort_by(|a, b| a.uid.cmp(&b.uid));

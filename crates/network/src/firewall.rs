@@ -4,8 +4,8 @@
 //! The filters are in the hooks of IPv4 and IPv6, a table for each, where connection tracking has seen every packet, bridged ones too (br_netfilter), and where
 //! what a Service's address leads to is known. Whose rules hold for a packet is told by the link that it comes from, and where it is
 //! bridged by the link that it goes to, whatever its addresses: the bridge's table writes that into the packet's mark. What is
-//! routed to a port has no such link yet, and is told by its address. Answers always pass; everything that goes the way in which its connection began is
-//! judged by the rules as they are now, so that taking a rule away also ends what it had let in.
+//! routed to a port has no such link yet, and is told by its address. Answers always pass, unless a port has a group that is stateless; everything that goes the
+//! way in which its connection began is judged by the rules as they are now, so that taking a rule away also ends what it had let in.
 
 use crate::conntrack::{self, Flow};
 use crate::names::{self, BRIDGE};
@@ -221,6 +221,10 @@ fn chains(out: &mut String, policy: &Policy, kinds: &Kinds, family: Family) {
         }
         for (groups, kind) in kinds {
             let _ = writeln!(out, "  chain {letter}{kind} {{");
+            let stateless = |group: &RuleGroup| group.stateless && groups.contains(&group.uid);
+            if !policy.groups.iter().any(stateless) {
+                out.push_str("    ct direction reply accept\n    ct state related accept\n");
+            }
             for (at, _) in policy.groups.iter().enumerate().filter(|(_, group)| groups.contains(&group.uid)) {
                 let _ = writeln!(out, "    jump g{at}{letter}");
             }
@@ -264,15 +268,11 @@ fn hooks(out: &mut String, policy: &Policy, kinds: &Kinds, family: Family) {
         out,
         "  chain sources {{
     type filter hook prerouting priority filter; policy accept;
-    ct direction reply accept
-    ct state related accept
     {asks}
     meta mark vmap @from
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    ct direction reply accept
-    ct state related accept
 {told}    meta mark vmap @links
     {ip} daddr vmap @in
 {routed}  }}
@@ -427,6 +427,7 @@ mod tests {
                     peer: RulePeer::Group("gone".into()),
                 },
             ],
+            stateless: false,
         };
         let guards =
             vec![guard(2, Some(&["web"])), guard(3, Some(&["web"])), guard(4, None), guard(5, Some(&[]))];
@@ -447,6 +448,7 @@ mod tests {
             members: vec![],
             members6: vec![],
             rules: vec![Rule { ingress: true, v6: false, matches, peer: RulePeer::Any }],
+            stateless: false,
         }
     }
 
@@ -458,7 +460,20 @@ mod tests {
             vec![opens("dns", RuleMatch::Ports(17, 53, 53)), opens("web", RuleMatch::Ports(6, 80, 80))];
         let text = render_filters(&Policy { guards, groups });
         assert_eq!(text.matches("dport 53-53").count(), 1, "{text}");
-        assert!(text.contains("chain i2 {\n    jump g0i\n    jump g1i\n    drop"), "{text}");
+        let answers = "ct direction reply accept\n    ct state related accept";
+        assert!(
+            text.contains(&format!("chain i2 {{\n    {answers}\n    jump g0i\n    jump g1i\n    drop")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_stateless_group_takes_the_answers_from_all_that_ports_with_it_hear() {
+        let guards = vec![guard(2, Some(&["bare", "web"])), guard(3, Some(&["web"]))];
+        let bare = RuleGroup { stateless: true, ..opens("bare", RuleMatch::Any) };
+        let text = render_filters(&Policy { guards, groups: vec![bare, opens("web", RuleMatch::Any)] });
+        assert!(text.contains("chain i1 {\n    jump g0i\n    jump g1i\n    drop"), "{text}");
+        assert!(text.contains("chain i2 {\n    ct direction reply accept"), "{text}");
     }
 
     #[test]
@@ -497,6 +512,7 @@ mod tests {
             members: vec![],
             members6: vec![],
             rules: vec![leaves],
+            stateless: false,
         }]);
         let judge = Judge::new(&out);
         assert!(judge.ends(&flow(17, 53)), "its answers would be a flow of their own");

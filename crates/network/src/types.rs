@@ -268,6 +268,9 @@ pub struct RuleGroup {
     pub members6: Vec<Ipv6Net>,
     /// What may pass.
     pub rules: Vec<Rule>,
+    /// Answers pass only where a rule lets them: on the ports that have it, whatever others they have.
+    #[serde(default)]
+    pub stateless: bool,
 }
 
 /// Something that may pass.

@@ -41,6 +41,7 @@ fn group(uid: &str, members: &[u8], ingress: &[(RuleMatch, RulePeer)]) -> RuleGr
         members: members.iter().map(|last| Ipv4Addr::new(10, 0, 0, *last).into()).collect(),
         members6: vec![],
         rules: rules.chain([everything_leaves()]).collect(),
+        stateless: false,
     }
 }
 
@@ -92,6 +93,32 @@ async fn rules_open_and_close_what_comes() {
     assert!(fails(&friend, fetch).await);
     node.set_policy(ONE, Policy::default()).await.unwrap();
     assert_eq!(ok(&stranger, fetch).await, "yes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateless_group_lets_answers_pass_by_rules_alone() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let pods = [pod("friend", 2), pod("server", 3)];
+    let policy = |rules: &[(RuleMatch, RulePeer)], stateless: bool| {
+        let group = RuleGroup { stateless, ..group("web", &[3], rules) };
+        Policy { guards: vec![guard(&pods[1], Some(&["web"]))], groups: vec![group] }
+    };
+    let http = (RuleMatch::Ports(6, 80, 80), RulePeer::Any);
+    node.set_policy(ONE, policy(std::slice::from_ref(&http), true)).await.unwrap();
+    for pod in &pods {
+        node.attach_pod(ONE, pod.clone()).await.unwrap();
+    }
+    let _webs = [Web::start(&cloud.pod("server"), 80, "yes"), Web::start(&cloud.pod("friend"), 80, "friend")];
+    let (friend, server) = (cloud.pod("friend"), cloud.pod("server"));
+    assert_eq!(ok(&friend, "curl -sm2 http://10.0.0.3/").await, "yes", "its answers leave by a rule");
+    assert!(fails(&server, "curl -sm2 http://10.0.0.2/").await, "an answer that no rule lets in");
+    let high = (RuleMatch::Ports(6, 1024, 65535), RulePeer::Any);
+    node.set_policy(ONE, policy(&[http.clone(), high], true)).await.unwrap();
+    assert_eq!(ok(&server, "curl -sm2 http://10.0.0.2/").await, "friend");
+    node.set_policy(ONE, policy(&[http], false)).await.unwrap();
+    assert_eq!(ok(&server, "curl -sm2 http://10.0.0.2/").await, "friend", "with a memory it passes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,7 +291,13 @@ async fn what_a_rule_let_in_is_not_answered_when_it_is_gone_nor_by_who_comes_nex
     };
     let policy = |rules: Vec<Rule>| Policy {
         guards: vec![guard(&pods[1], Some(&["dns"]))],
-        groups: vec![RuleGroup { uid: "dns".into(), members: vec![], members6: vec![], rules }],
+        groups: vec![RuleGroup {
+            uid: "dns".into(),
+            members: vec![],
+            members6: vec![],
+            rules,
+            stateless: false,
+        }],
     };
     node.set_policy(ONE, policy(vec![come(5000)])).await.unwrap();
     let server = udp(&cloud.pod("server"), 5000);

@@ -166,6 +166,7 @@ async fn rules_of_ipv6_open_and_close_what_comes() {
             .map(|(matches, peer)| Rule { ingress: true, v6: true, matches, peer })
             .chain([leaves.clone()])
             .collect(),
+        stateless: false,
     };
     let policy = |come| Policy { guards: vec![guard(&server, Some(&["web"]))], groups: vec![group(come)] };
     node.set_policy(ONE, policy(vec![])).await.unwrap();

@@ -16,7 +16,7 @@ use super::bulk::Bulk;
 use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params};
 use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -40,14 +40,31 @@ struct Fields {
     #[serde(default)]
     tenant_id: Option<String>,
     #[serde(default)]
-    stateful: Option<Value>,
+    stateful: Option<Truth>,
+}
+
+/// Whether it is so, as clients write it.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "Value")]
+struct Truth(bool);
+
+impl TryFrom<Value> for Truth {
+    type Error = String;
+
+    fn try_from(given: Value) -> Result<Self, String> {
+        let text = given.as_str().map(str::to_ascii_lowercase).unwrap_or_else(|| given.to_string());
+        match text.as_str() {
+            "true" | "1" => Ok(Self(true)),
+            "false" | "0" => Ok(Self(false)),
+            _ => Err(format!("{given} cannot be converted to boolean.")),
+        }
+    }
 }
 
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
-        ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
-        only("stateful", self.stateful.as_ref(), &[json!(true)], "answers to what may pass always pass")
+        ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)
     }
 }
 
@@ -115,6 +132,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         display_name: Some(name.clone()).filter(|name| !name.is_empty()),
         description: fields.description.filter(|text| !text.is_empty()),
         rules: vec![rule(EtherType::IPv4), rule(EtherType::IPv6)],
+        stateless: fields.stateful.is_some_and(|stateful| !stateful.0),
         ..SecurityGroupSpec::default()
     };
     let display = if name.is_empty() { "security-group" } else { &name };
@@ -137,8 +155,16 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::conflict("Default security group already exists.")
             .named("SecurityGroupDefaultAlreadyExists"));
     }
-    let changes = Changes::default().set("displayName", fields.name).set("description", fields.description);
-    let group = changes.apply(&session.within(ids::namespace(&group)), &group).await?;
+    let stateless = fields.stateful.map(|stateful| !stateful.0).filter(|now| *now != group.spec.stateless);
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("stateless", stateless);
+    let changed = changes.apply(&session.within(ids::namespace(&group)), &group).await;
+    let group = changed.map_err(|fault| match fault.status {
+        StatusCode::CONFLICT if stateless.is_some() => in_use(&id),
+        _ => fault,
+    })?;
     Ok(ok(&json!({"security_group": context.group_view(&group)})))
 }
 
@@ -146,6 +172,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     remove(&session, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn in_use(id: &str) -> Fault {
+    Fault::conflict(format!("Security Group {id} in use.")).named("SecurityGroupInUse")
 }
 
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
@@ -160,7 +190,7 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     let ports = ids::list(&session.within::<Port>(&namespace)).await?;
     let has = |port: &&Port| port.spec.security_groups.as_ref().is_some_and(|groups| groups.contains(&name));
     if ports.iter().any(|port| has(&port)) {
-        return Err(Fault::conflict(format!("Security Group {id} in use.")).named("SecurityGroupInUse"));
+        return Err(in_use(id));
     }
     // As in Neutron, rules of others that speak of it go with it.
     let speaks = |rule: &SecurityGroupRule| rule.remote_group.as_ref() == Some(&name);

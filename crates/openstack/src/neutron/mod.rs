@@ -139,7 +139,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 50] = [
+const EXTENSIONS: [(&str, &str, &str); 51] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
@@ -251,6 +251,7 @@ const EXTENSIONS: [(&str, &str, &str); 50] = [
         "Subnet Pool Prefix Operations",
         "Subnet pools get some more prefixes, or lose some.",
     ),
+    ("stateful-security-group", "Stateful security group", "Groups that judge each packet by itself."),
     ("subnet-service-types", "Subnet service types", "Subnets are for some ports alone."),
     ("subnet_allocation", "Subnet Allocation", "Subnets get their ranges from subnet pools."),
     ("tag", "Tag support", "Networks are found by tags."),

@@ -277,7 +277,7 @@ impl Context {
     pub(super) fn group_view(&self, group: &SecurityGroup) -> Value {
         let rules: Vec<Value> = group.spec.rules.iter().map(|rule| self.rule_view(group, rule)).collect();
         let description = group.spec.description.as_deref().unwrap_or_default();
-        let view = json!({"description": description, "stateful": true, "shared": false, "security_group_rules": rules});
+        let view = json!({"description": description, "stateful": !group.spec.stateless, "shared": false, "security_group_rules": rules});
         let mut view = self.with_base(group, view);
         view["name"] = json!(group.spec.display_name.as_deref().unwrap_or_default());
         view

@@ -108,6 +108,31 @@ async fn security_groups_are_made_changed_and_kept_while_in_use() {
 }
 
 #[tokio::test]
+async fn stateless_groups_stay_so_while_ports_have_them() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let bare = json!({"security_group": {"name": "bare", "stateful": false}});
+    let bare = demo.must(201, "POST", GROUPS, bare).await["security_group"].clone();
+    assert_eq!(bare["stateful"], false);
+    let at = format!("{GROUPS}/{}", text(&bare["id"]));
+    let listed = demo.get(&format!("{GROUPS}?stateful=False")).await["security_groups"].clone();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    let turned = demo.must(200, "PUT", &at, json!({"security_group": {"stateful": "True"}})).await;
+    assert_eq!(turned["security_group"]["stateful"], true);
+    let net = lan(&demo).await;
+    let port = json!({"port": {"network_id": net, "security_groups": [bare["id"]]}});
+    let port = demo.must(201, "POST", PORTS, port).await["port"].clone();
+    let refused = demo.must(409, "PUT", &at, json!({"security_group": {"stateful": false}})).await;
+    assert_eq!(kind(&refused), "SecurityGroupInUse");
+    demo.must(200, "PUT", &at, json!({"security_group": {"stateful": true, "name": "full"}})).await;
+    demo.must(400, "PUT", &at, json!({"security_group": {"stateful": "perhaps"}})).await;
+    demo.must(204, "DELETE", &format!("{PORTS}/{}", text(&port["id"])), Value::Null).await;
+    let turned = demo.must(200, "PUT", &at, json!({"security_group": {"stateful": false}})).await;
+    assert_eq!(turned["security_group"]["stateful"], false);
+}
+
+#[tokio::test]
 async fn ports_have_the_security_that_they_are_given() {
     let cloud = start("https://cloud").await;
     let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// `metadata.name` of the group that ports have which say nothing else. It is made when it is first needed.
 pub const DEFAULT_GROUP: &str = "default";
 
-/// Rules about what may come to a port and leave it. Answers to what may pass always pass.
+/// Rules about what may come to a port and leave it. Answers to what may pass always pass, unless the group is stateless.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "network.yunfan.io",
@@ -39,6 +39,10 @@ pub struct SecurityGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
     pub rules: Vec<SecurityGroupRule>,
+    /// Each packet is judged by itself: answers, too, pass only where a rule lets them. It holds for all that comes to a Port and leaves it that has
+    /// such a group, and can't be changed while Ports have the group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stateless: bool,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]

@@ -49,7 +49,32 @@ pub(super) fn group(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     if !rules.is_empty() {
         attempt.object["spec"]["rules"] = Value::Array(rules);
     }
+    stays_so(view, attempt, plan)
+}
+
+/// Whether answers pass changes only while no Port has the group: connections would be cut, or stay open that no rule lets in.
+fn stays_so(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let stateless = |group: &Value| group["spec"]["stateless"] == true;
+    if attempt.old.is_none_or(|old| stateless(old) == stateless(attempt.object)) {
+        return Ok(());
+    }
+    let counter = uses(KIND, attempt.namespace, attempt.name);
+    let revision = view.cache.claims().revision(&counter);
+    let count = holders(view, attempt);
+    if count > 0 {
+        let why = format!("{count} Port(s) have it: whether it is stateless can't be changed");
+        return Err(attempt.conflict(&why));
+    }
+    // A Port that comes meanwhile changes it.
+    plan.unchanged(counter, revision);
     Ok(())
+}
+
+/// How many Ports have the group.
+fn holders(view: &View<'_>, attempt: &Attempt<'_>) -> usize {
+    let names = |list: &Value| list.as_array().into_iter().flatten().any(|name| *name == attempt.name);
+    let ports = view.list(GROUP, "ports", attempt.namespace);
+    ports.iter().filter(|port| names(&port.value()["spec"]["securityGroups"])).count()
 }
 
 /// A group that Ports have, or that other groups' rules speak of, stays. (The default group is made again when it is needed.)
@@ -62,9 +87,7 @@ pub(super) fn unused_group(
     let ending = space.is_none_or(|space| !space.value()["metadata"]["deletionTimestamp"].is_null());
     let counter = uses(KIND, attempt.namespace, attempt.name);
     let revision = view.cache.claims().revision(&counter);
-    let names = |list: &Value| list.as_array().into_iter().flatten().any(|name| *name == attempt.name);
-    let ports = view.list(GROUP, "ports", attempt.namespace);
-    let ports = ports.iter().filter(|port| names(&port.value()["spec"]["securityGroups"])).count();
+    let ports = holders(view, attempt);
     if ports > 0 {
         return Err(attempt.conflict(&format!("{ports} Port(s) have it: give them others first")));
     }
