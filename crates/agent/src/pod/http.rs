@@ -1,5 +1,6 @@
 //! The HTTP requests of probes and hooks, made from inside the Pod's network.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,8 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use url::Url;
-use yunfan_network::{DialFrom, NodeNetworks};
+use yunfan_network::{DialFrom, NetworkError, NodeNetworks};
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 10 * 1024;
@@ -37,10 +37,27 @@ impl Reach {
         };
         let address = SocketAddr::new(ip, port);
         if self.on_host {
-            return TcpStream::connect(address).await.map_err(|error| format!("dial tcp {address}: {error}"));
+            return TcpStream::connect(address).await.map_err(|error| refused(address, &error));
         }
-        self.networks.dial(DialFrom::Pod(&self.uid), address).await.map_err(|error| error.to_string())
+        let stream = self.networks.dial(DialFrom::Pod(&self.uid), address).await;
+        stream.map_err(|error| match error {
+            NetworkError::Io { source, .. } => refused(address, &source),
+            other => other.to_string(),
+        })
     }
+}
+
+/// Why there is no connection, in the words that people know from kubelets.
+fn refused(address: SocketAddr, error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused",
+        ErrorKind::ConnectionReset => "connect: connection reset by peer",
+        ErrorKind::HostUnreachable => "connect: no route to host",
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable",
+        ErrorKind::TimedOut => "i/o timeout",
+        _ => return format!("dial tcp {address}: {error}"),
+    };
+    format!("dial tcp {address}: {why}")
 }
 
 /// A port by its number, or by the name that the container gives it.
@@ -67,16 +84,15 @@ pub(crate) struct Answer {
     pub(crate) said: String,
 }
 
-/// Where a request goes.
-pub(crate) fn place(reach: &Reach, container: &Container, action: &HTTPGetAction) -> Result<Url, String> {
+/// Where a request goes, with its port.
+pub(crate) fn place(ip: IpAddr, container: &Container, action: &HTTPGetAction) -> Result<String, String> {
     let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
-    let authority = authority(reach, action, port(container, &action.port)?);
-    let place = format!("{scheme}://{authority}{}", path(action));
-    place.parse().map_err(|error| format!("{place} is no address: {error}"))
+    let authority = authority(ip, action, port(container, &action.port)?);
+    Ok(format!("{scheme}://{authority}{}", path(action)))
 }
 
-fn authority(reach: &Reach, action: &HTTPGetAction, port: u16) -> String {
-    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| reach.ip.to_string());
+fn authority(ip: IpAddr, action: &HTTPGetAction, port: u16) -> String {
+    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| ip.to_string());
     format!("{host}:{port}")
 }
 
@@ -94,7 +110,7 @@ pub(crate) async fn get(
 ) -> Result<Answer, String> {
     let number = port(container, &action.port)?;
     let stream = reach.dial(action.host.as_deref(), number).await?;
-    let request = request(action, &authority(reach, action, number), agent)?;
+    let request = request(action, &authority(reach.ip, action, number), agent)?;
     if action.scheme.as_deref() != Some("HTTPS") {
         return send(stream, request).await;
     }
@@ -189,6 +205,15 @@ mod tests {
         );
         assert!(!own.headers().contains_key("accept"));
         assert!(of(json!([{"name": "bad name", "value": "1"}])).is_err());
+    }
+
+    #[test]
+    fn what_does_not_answer_is_told_as_by_kubelets() {
+        let address = "10.0.0.7:80".parse().unwrap();
+        let said = |kind: ErrorKind| refused(address, &kind.into());
+        assert_eq!(said(ErrorKind::ConnectionRefused), "dial tcp 10.0.0.7:80: connect: connection refused");
+        assert_eq!(said(ErrorKind::TimedOut), "dial tcp 10.0.0.7:80: i/o timeout");
+        assert!(said(ErrorKind::PermissionDenied).starts_with("dial tcp 10.0.0.7:80: permission denied"));
     }
 
     #[test]

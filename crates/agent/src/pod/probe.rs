@@ -1,5 +1,6 @@
 //! Probes: startup, readiness and liveness of a container's run, by command, HTTP, TCP or gRPC, from inside the Pod's network.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -202,14 +203,36 @@ async fn attempt(target: &Target, probe: &Probe) -> Result<Option<String>, Strin
             target.reach.dial(action.host.as_deref(), port).await.map(|_| None)
         } else if let Some(action) = &probe.grpc {
             let port = u16::try_from(action.port).map_err(|_| format!("port {} is unknown", action.port))?;
-            let stream = target.reach.dial(None, port).await?;
+            let stream = tokio::time::timeout(limit, target.reach.dial(None, port)).await;
+            let lost = || {
+                let address = SocketAddr::new(target.reach.ip, port);
+                format!(
+                    "timeout: failed to connect service {:?} within {limit:?}: context deadline exceeded",
+                    address.to_string()
+                )
+            };
+            let stream = stream.ok().and_then(Result::ok).ok_or_else(lost)?;
             grpc::check(stream, action.service.as_deref().unwrap_or_default()).await.map(|()| None)
         } else {
             Err("the probe has no action that is supported (exec, httpGet, tcpSocket, grpc)".to_owned())
         }
     };
-    let late = |_| Err(format!("no answer within {limit:?} (context deadline exceeded)"));
+    let late = |_| Err(late(target.reach.ip, &target.container, probe, limit));
     tokio::time::timeout(limit, attempt).await.unwrap_or_else(late)
+}
+
+/// What is told of a probe that took too long.
+fn late(ip: IpAddr, container: &Container, probe: &Probe, limit: Duration) -> String {
+    const LATE: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+    if let Some(action) = &probe.http_get {
+        return http::place(ip, container, action).map_or_else(|why| why, |at| format!("Get {at:?}: {LATE}"));
+    }
+    if let Some(action) = &probe.tcp_socket {
+        let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| ip.to_string());
+        return http::port(container, &action.port)
+            .map_or_else(|why| why, |port| format!("dial tcp {host}:{port}: i/o timeout"));
+    }
+    format!("timeout: health rpc did not complete within {limit:?}")
 }
 
 async fn exec(target: &Target, command: Vec<String>, limit: Duration) -> Result<(), String> {
@@ -233,8 +256,10 @@ async fn exec(target: &Target, command: Vec<String>, limit: Duration) -> Result<
 async fn http_get(target: &Target, action: &HTTPGetAction) -> Result<Option<String>, String> {
     let mut action = action.clone();
     for _ in 0..MOST_REDIRECTS {
-        let at = http::place(&target.reach, &target.container, &action)?;
-        let answer = http::get(&target.reach, &target.container, &action, AGENT).await?;
+        let place = http::place(target.reach.ip, &target.container, &action)?;
+        let at: Url = place.parse().map_err(|error| format!("{place} is no address: {error}"))?;
+        let answer = http::get(&target.reach, &target.container, &action, AGENT).await;
+        let answer = answer.map_err(|why| format!("Get {place:?}: {why}"))?;
         match answer.status.as_u16() {
             200..300 => return Ok(None),
             300..400 => match answer.location.and_then(|location| within(&at, &location)) {
@@ -279,6 +304,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_told_with_its_place() {
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]}))
+                .unwrap();
+        let said = |probe| {
+            let probe: Probe = serde_json::from_value(probe).unwrap();
+            late("10.0.0.7".parse().unwrap(), &container, &probe, Duration::from_secs(2))
+        };
+        let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+        let got = said(json!({"httpGet": {"port": "web", "path": "/up"}}));
+        assert_eq!(got, format!("Get \"http://10.0.0.7:80/up\": {late}"));
+        let got = said(json!({"httpGet": {"port": 443, "scheme": "HTTPS", "host": "10.0.0.8"}}));
+        assert_eq!(got, format!("Get \"https://10.0.0.8:443/\": {late}"));
+        assert_eq!(said(json!({"tcpSocket": {"port": "web"}})), "dial tcp 10.0.0.7:80: i/o timeout");
+        let got = said(json!({"grpc": {"port": 1}}));
+        assert_eq!(got, "timeout: health rpc did not complete within 2s");
+    }
 
     #[test]
     fn redirects_are_followed_within_the_host() {

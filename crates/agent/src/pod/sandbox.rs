@@ -45,12 +45,6 @@ pub(super) fn config(
     } else {
         hostname(pod, &spec, domain.as_deref())?
     };
-    let sysctls: BTreeMap<String, String> = spec
-        .security_context
-        .iter()
-        .flat_map(|security| security.sysctls.iter().flatten())
-        .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))
-        .collect();
     let config = SandboxConfig {
         uid: pod.uid().unwrap_or_default(),
         namespace: pod.namespace().unwrap_or_default(),
@@ -62,7 +56,7 @@ pub(super) fn config(
         dns,
         host_aliases: aliases.collect(),
         tmpfs_volumes: volumes.in_memory.clone(),
-        sysctls,
+        sysctls: sysctls(&spec),
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         share_processes: spec.share_process_namespace == Some(true),
@@ -166,6 +160,19 @@ fn parse(text: &str) -> DnsConfig {
     dns
 }
 
+/// What anybody in a Pod's own network may do, as with containerd's and Docker's defaults: listen on ports below 1024, and send pings. Images that
+/// run as a user of their own are made for that.
+const OPEN: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// The Pod's kernel parameters: its own, and those that it says nothing of.
+fn sysctls(spec: &PodSpec) -> BTreeMap<String, String> {
+    let usual = OPEN.iter().filter(|_| spec.host_network != Some(true));
+    let usual = usual.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let own = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
+    usual.chain(own.map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))).collect()
+}
+
 /// Cuts the settings to what resolvers read. Returns what people should know of that.
 fn limit(dns: &mut DnsConfig) -> Option<String> {
     let mut said = Vec::new();
@@ -227,6 +234,20 @@ mod tests {
         assert_eq!((other.hostname.as_str(), other.domain), ("other", None));
         let long = json!({"hostname": "h".repeat(60), "subdomain": "s", "setHostnameAsFQDN": true});
         assert!(made(long).unwrap_err().contains("is too long (64 characters is the max"));
+    }
+
+    #[test]
+    fn a_pods_network_is_open_to_its_users_unless_it_says_otherwise() {
+        let of = |spec| {
+            let all = made(spec).unwrap().0.sysctls;
+            all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+        };
+        let ping = "net.ipv4.ping_group_range=0 2147483647";
+        assert_eq!(of(json!({})), format!("net.ipv4.ip_unprivileged_port_start=0,{ping}"));
+        let own = json!([{"name": "net/ipv4/ip_unprivileged_port_start", "value": "1024"}]);
+        let own = of(json!({"securityContext": {"sysctls": own}}));
+        assert_eq!(own, format!("net.ipv4.ip_unprivileged_port_start=1024,{ping}"));
+        assert_eq!(of(json!({"hostNetwork": true})), "", "those are the node's");
     }
 
     #[test]
