@@ -82,7 +82,11 @@ fn rule(
     }
     let cluster_ip: Option<Ipv4Addr> = match spec.cluster_ip.as_deref() {
         Some("None") => None,
-        Some(ip) => Some(ip.parse().ok()?),
+        // Of a Service of both families nodes lead the address of IPv4 on, whichever is its first.
+        Some(ip) => {
+            let all = spec.cluster_ips.iter().flatten().map(String::as_str).chain([ip]);
+            Some(all.filter_map(|ip| ip.parse().ok()).next()?)
+        }
         None => return None,
     };
     let mut candidates: BTreeMap<&str, Vec<Candidate>> = BTreeMap::new();
@@ -334,6 +338,18 @@ mod tests {
             assert!(port.targets.is_empty() && port.outside.is_empty() && port.node_port.is_none());
             assert!(rule.external_ips.is_empty() && rule.cluster_ip.is_some() && rule.endpoints.len() == 1);
         }
+    }
+
+    #[test]
+    fn a_service_of_both_families_is_led_by_its_address_of_ipv4() {
+        let four = json!(["10.244.0.9"]);
+        let endpoints = json!([{"addresses": four, "conditions": {"ready": true}}, {"addresses": ["fd00::9"], "conditions": {"ready": true}}]);
+        let of =
+            |ips: Value| made(web(json!({"clusterIP": ips[0], "clusterIPs": ips})), endpoints.clone(), &[]);
+        let rule = &of(json!(["fd00:96::7", "10.96.0.8"]))[0];
+        assert_eq!(rule.cluster_ip.map(|ip| ip.to_string()).as_deref(), Some("10.96.0.8"));
+        assert_eq!(ips(&rule.ports[0].targets), ["10.244.0.9"]);
+        assert!(of(json!(["fd00:96::7"])).is_empty());
     }
 
     #[test]

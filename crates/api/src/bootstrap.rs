@@ -108,7 +108,7 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
     let range = json!({
         "apiVersion": format!("{}/v1", addresses::GROUP), "kind": "ServiceCIDR",
         "metadata": {"name": addresses::DEFAULT_RANGE},
-        "spec": {"cidrs": [registry.config.service_cidr.to_string()]},
+        "spec": {"cidrs": registry.config.service_cidrs()},
     });
     let range = [(addresses::GROUP, "servicecidrs", range)];
     let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use yunfan_access::{Authentication, Authorization};
 use yunfan_audit::Audit;
 
@@ -13,6 +13,8 @@ use yunfan_audit::Audit;
 pub struct ApiConfig {
     /// Range of the Services' virtual addresses.
     pub service_cidr: Ipv4Net,
+    /// Range of the Services' virtual addresses of IPv6, where they may have some.
+    pub service_cidr6: Option<Ipv6Net>,
     /// Ports of nodes that Services may have.
     pub node_ports: RangeInclusive<u16>,
     /// Range of the Pods' addresses on the cluster network.
@@ -34,12 +36,20 @@ pub struct ApiConfig {
     pub authorization: Authorization,
 }
 
+impl ApiConfig {
+    /// The ranges of the Services' addresses, IPv4's first.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        [IpNet::V4(self.service_cidr)].into_iter().chain(self.service_cidr6.map(IpNet::V6)).collect()
+    }
+}
+
 impl Default for ApiConfig {
     /// Services on 10.96.0.0/12 and the ports 30000 to 32767, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 seats for requests, history of five minutes.
     fn default() -> Self {
         Self {
             // Both are /N with the host bits zero.
             service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
+            service_cidr6: None,
             node_ports: 30_000..=32_767,
             cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             cluster_dns_ip: Ipv4Addr::new(10, 96, 0, 10),

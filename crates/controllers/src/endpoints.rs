@@ -14,7 +14,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, is_not_found, run_loop};
 
 use crate::Context;
 use crate::ahead::Ahead;
-use crate::endpointslice::{leads_to, selector, services_of, target};
+use crate::endpointslice::{families_of, leads_to, selector, services_of, target};
 use crate::pods::{is_ready, is_terminal, matches};
 
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
@@ -181,7 +181,8 @@ fn endpoints_of<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> E
 }
 
 fn address_of(service: &Service, pod: &Pod) -> Option<EndpointAddress> {
-    let ip = leads_to(pod)?.to_string();
+    // Endpoints are of the Service's first family alone.
+    let ip = leads_to(pod, *families_of(service).first()?)?.to_string();
     if is_terminal(pod) {
         return None;
     }

@@ -1,9 +1,9 @@
 //! Service → EndpointSlices: the addresses of the Pods that a Service selects.
 
+mod families;
 mod triggers;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_resources::names::ZONE_LABEL;
 
+pub(crate) use self::families::{Family, families_of, leads_to};
 use self::triggers::Triggers;
 use crate::Context;
 use crate::ahead::Ahead;
@@ -145,7 +146,11 @@ impl Loop {
         }
         let mut pods = self.pods.in_namespace(&key.namespace);
         pods.retain(|pod| matches(&selector, pod.metadata.labels.as_ref()));
-        let mut wanted = slices_of(&service, pods.iter().map(AsRef::as_ref), |node| self.zone_of(node));
+        let all = || pods.iter().map(AsRef::as_ref);
+        let mut wanted: Vec<EndpointSlice> = families_of(&service)
+            .into_iter()
+            .flat_map(|family| slices_of(&service, family, all(), |node| self.zone_of(node)))
+            .collect();
         if let Some(at) = self.triggers.changed(key, &service, &pods) {
             let at = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             for slice in &mut wanted {
@@ -231,10 +236,11 @@ fn patch(there: &EndpointSlice, wanted: &EndpointSlice) -> Option<Value> {
     }))
 }
 
-/// The slices that a Service should have: one per set of port numbers (a named target port may differ from Pod
+/// The slices that a Service should have for one family: one per set of port numbers (a named target port may differ from Pod
 /// to Pod), split where it would be too long. `zone_of` tells where a node is.
 fn slices_of<'a>(
     service: &Service,
+    family: Family,
     pods: impl Iterator<Item = &'a Pod>,
     zone_of: impl Fn(&str) -> Option<String>,
 ) -> Vec<EndpointSlice> {
@@ -244,7 +250,7 @@ fn slices_of<'a>(
     let mut zones: HashMap<String, Option<String>> = HashMap::new();
     let mut groups: BTreeMap<Vec<Option<i32>>, Vec<Endpoint>> = BTreeMap::new();
     for pod in pods {
-        if let Some(mut endpoint) = endpoint_of(pod, &service.name_any(), publish_unready) {
+        if let Some(mut endpoint) = endpoint_of(pod, family, &service.name_any(), publish_unready) {
             if let Some(node) = &endpoint.node_name {
                 endpoint.zone = zones.entry(node.clone()).or_insert_with(|| zone_of(node)).clone();
             }
@@ -277,7 +283,7 @@ fn slices_of<'a>(
         if chunks.is_empty() {
             chunks.push(Vec::new());
         }
-        slices.extend(chunks.into_iter().map(|endpoints| slice(service, endpoints, ports.clone())));
+        slices.extend(chunks.into_iter().map(|endpoints| slice(service, family, endpoints, ports.clone())));
     }
     slices
 }
@@ -296,7 +302,12 @@ fn hints(distribution: Option<&str>, endpoint: &Endpoint) -> Option<EndpointHint
     (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
-fn slice(service: &Service, endpoints: Vec<Endpoint>, ports: Vec<EndpointPort>) -> EndpointSlice {
+fn slice(
+    service: &Service,
+    family: Family,
+    endpoints: Vec<Endpoint>,
+    ports: Vec<EndpointPort>,
+) -> EndpointSlice {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
     let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
@@ -317,15 +328,14 @@ fn slice(service: &Service, endpoints: Vec<Endpoint>, ports: Vec<EndpointPort>) 
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
-        address_type: "IPv4".to_owned(),
+        address_type: family.name().to_owned(),
         endpoints: endpoints.into(),
         ports: Some(ports),
     }
 }
 
-fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoint> {
-    // A slice holds addresses of one family.
-    let ip = leads_to(pod).filter(IpAddr::is_ipv4)?.to_string();
+fn endpoint_of(pod: &Pod, family: Family, service: &str, publish_unready: bool) -> Option<Endpoint> {
+    let ip = leads_to(pod, family)?.to_string();
     if is_terminal(pod) {
         return None;
     }
@@ -352,20 +362,6 @@ fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoi
         }),
         ..Endpoint::default()
     })
-}
-
-/// The Pod's address, if an endpoint may have it. The API refuses endpoints of loopback and link-local addresses
-/// (a Pod of the host's network may report one), and with them the whole object: one such Pod must not keep
-/// the Service's other Pods out.
-pub(crate) fn leads_to(pod: &Pod) -> Option<IpAddr> {
-    let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    let never = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[..3] == [224, 0, 0],
-        IpAddr::V6(v6) => {
-            v6.is_unicast_link_local() || v6.segments()[0] & 0xff0f == 0xff02 || v6.to_ipv4_mapped().is_some()
-        }
-    };
-    (!never && !address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 /// The number of a Service port's target on this Pod; none when the Pod has no port of that name.
@@ -441,7 +437,7 @@ mod tests {
             pod("b", "10.0.0.1", 8080, false),
             pod("c", "10.0.0.3", 90, true),
         ];
-        let slices = slices_of(&service(), pods.iter(), |_| None);
+        let slices = slices_of(&service(), Family::V4, pods.iter(), |_| None);
         assert_eq!(slices.len(), 2);
         let ports: Vec<_> = slices.iter().map(|s| s.ports.as_ref().unwrap()[0].port).collect();
         assert_eq!(ports, [Some(90), Some(8080)]);
@@ -456,21 +452,23 @@ mod tests {
         let never =
             ["", "no", "0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "::1", "fe80::1", "ff02::1"];
         for ip in never.into_iter().chain(["::", "::ffff:10.0.0.1"]) {
-            assert_eq!(leads_to(&pod("a", ip, 80, true)), None, "{ip}");
+            for family in [Family::V4, Family::V6] {
+                assert_eq!(leads_to(&pod("a", ip, 80, true), family), None, "{ip}");
+            }
         }
-        assert!(leads_to(&pod("a", "2001:db8::1", 80, true)).is_some());
+
         let pods = ["127.0.0.1", "10.0.0.2", "2001:db8::1"].map(|ip| pod("a", ip, 80, true));
-        let endpoints = slices_of(&service(), pods.iter(), |_| None).remove(0).endpoints.unwrap();
+        let endpoints = slices_of(&service(), Family::V4, pods.iter(), |_| None).remove(0).endpoints.unwrap();
         assert_eq!(endpoints.iter().flat_map(|one| &one.addresses).collect::<Vec<_>>(), ["10.0.0.2"]);
     }
 
     #[test]
     fn no_pod_makes_one_empty_slice_and_many_are_split() {
-        assert_eq!(slices_of(&service(), std::iter::empty(), |_| None).len(), 1);
+        assert_eq!(slices_of(&service(), Family::V4, std::iter::empty(), |_| None).len(), 1);
         let many: Vec<Pod> = (0..1500)
             .map(|n| pod(&format!("p{n}"), &format!("10.0.{}.{}", n / 250, n % 250), 80, true))
             .collect();
-        let slices = slices_of(&service(), many.iter(), |_| None);
+        let slices = slices_of(&service(), Family::V4, many.iter(), |_| None);
         let sizes: Vec<usize> = slices.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
         assert_eq!(sizes, [1000, 500]);
     }
@@ -481,7 +479,7 @@ mod tests {
         let of = |distribution: Option<&str>, zone: Option<&str>| {
             let mut service = service();
             service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
-            let slices = slices_of(&service, pods.iter(), |_| zone.map(str::to_owned));
+            let slices = slices_of(&service, Family::V4, pods.iter(), |_| zone.map(str::to_owned));
             let endpoints = slices[0].endpoints.clone().unwrap();
             assert!(endpoints.iter().all(|endpoint| endpoint.zone.as_deref() == zone));
             json!([endpoints[0].hints, endpoints[1].hints])
@@ -524,12 +522,14 @@ mod tests {
             });
             named.collect()
         };
-        let both = named(slices_of(&service, pods.iter(), |_| None));
-        let (pairs, surplus) = paired(slices_of(&service, pods[1..].iter(), |_| None), both.clone());
+        let both = named(slices_of(&service, Family::V4, pods.iter(), |_| None));
+        let (pairs, surplus) =
+            paired(slices_of(&service, Family::V4, pods[1..].iter(), |_| None), both.clone());
         let [(slice, Some(there))] = pairs.as_slice() else { panic!("{pairs:?}") };
         assert_eq!((there.name_any(), surplus.len(), patch(there, slice)), ("web-1".to_owned(), 1, None));
         // One that is left over becomes one of other ports.
-        let (pairs, surplus) = paired(slices_of(&service, pods[..1].iter(), |_| None), both[1..].to_vec());
+        let (pairs, surplus) =
+            paired(slices_of(&service, Family::V4, pods[..1].iter(), |_| None), both[1..].to_vec());
         assert_eq!(
             (pairs[0].1.as_ref().map(|there| there.name_any()), surplus.len()),
             (Some("web-1".to_owned()), 0)
@@ -537,7 +537,7 @@ mod tests {
         service.metadata.labels =
             Some([("new".to_owned(), "1".to_owned()), (HEADLESS.to_owned(), String::new())].into());
         service.spec.as_mut().unwrap().cluster_ip = Some("10.96.0.9".to_owned());
-        let wanted = slices_of(&service, pods[1..].iter(), |_| None).remove(0);
+        let wanted = slices_of(&service, Family::V4, pods[1..].iter(), |_| None).remove(0);
         let changed = patch(&both[1], &wanted).unwrap();
         let labels = &changed["metadata"]["labels"];
         assert_eq!(

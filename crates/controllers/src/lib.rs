@@ -65,7 +65,7 @@ mod status;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kube::Client;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_identity::pki::Authority;
@@ -80,6 +80,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Range of Services' addresses.
     pub service_cidr: Ipv4Net,
+    /// The same of IPv6, where the cloud has both families.
+    pub second: Option<SecondFamily>,
     /// Bits of a node's slice that are its network's: 24 leaves addresses for 253 Pods.
     pub node_prefix: u8,
     /// The cloud's authority: workloads know the API server by its certificate, and it signs what is asked of it.
@@ -93,6 +95,25 @@ pub struct Config {
     pub api: ApiServer,
     /// What an operator may set of Kubernetes' own loops.
     pub settings: Settings,
+}
+
+/// The ranges of a cloud's second family, IPv6.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondFamily {
+    /// Range of the cluster network, of which each node gets a slice.
+    pub cluster_cidr: Ipv6Net,
+    /// Range of Services' addresses.
+    pub service_cidr: Ipv6Net,
+    /// Bits of a node's slice that are its network's.
+    pub node_prefix: u8,
+}
+
+impl Config {
+    /// The ranges of Services' addresses, IPv4's first.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        let second = self.second.map(|second| IpNet::V6(second.service_cidr));
+        [IpNet::V4(self.service_cidr)].into_iter().chain(second).collect()
+    }
 }
 
 /// Where workloads find the API server.

@@ -13,6 +13,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::ResourceExt;
+use serde_json::json;
 use yunfan_client::{Index, Informer, Queue, is_exists, is_not_found, run_loop};
 use yunfan_resources::addresses::{DEFAULT_RANGE, FAMILY, FINALIZER, MANAGED_BY, MANAGER};
 
@@ -35,10 +36,10 @@ pub async fn run(context: Context) {
     tokio::join!(ranges.synced(), addresses.synced(), services.synced());
     queue.feed(&ranges, |_| [Work::Ranges]);
     queue.feed(&addresses, |address| [Work::Address(address.name_any()), Work::Ranges]);
-    queue.feed(&services, |service| address_of(service).map(Work::Address));
+    queue.feed(&services, |service| addresses_of(service).into_iter().map(Work::Address));
     // There may be none of them yet.
     queue.add(Work::Ranges);
-    let services = services.index("clusterIP", |service| address_of(service).into_iter().collect());
+    let services = services.index("clusterIP", addresses_of);
     let work = Arc::new(Loop { context, ranges, addresses, services });
     run_loop("service-cidr", queue, 2, move |key| {
         let work = work.clone();
@@ -71,7 +72,7 @@ struct Loop {
 impl Loop {
     async fn ranges(&self) -> kube::Result<Option<Duration>> {
         if self.ranges.get(None, DEFAULT_RANGE).is_none() {
-            let cidrs = vec![self.context.config.service_cidr.to_string()];
+            let cidrs = self.own_cidrs();
             let range = ServiceCIDR {
                 metadata: ObjectMeta { name: Some(DEFAULT_RANGE.to_owned()), ..ObjectMeta::default() },
                 spec: Some(ServiceCIDRSpec { cidrs: Some(cidrs) }),
@@ -92,6 +93,22 @@ impl Loop {
         Ok(again)
     }
 
+    fn own_cidrs(&self) -> Vec<String> {
+        self.context.config.service_cidrs().iter().map(IpNet::to_string).collect()
+    }
+
+    /// A cloud that gets its second family later has its range complete then.
+    async fn complete(&self, range: &ServiceCIDR) -> kube::Result<()> {
+        let wanted = self.own_cidrs();
+        let there = range.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default();
+        if range.name_any() == DEFAULT_RANGE && there.len() == 1 && wanted.len() == 2 && there[0] == wanted[0]
+        {
+            let patch = json!({"spec": {"cidrs": wanted}});
+            self.context.writer.merge::<ServiceCIDR>(None, DEFAULT_RANGE, &patch).await?;
+        }
+        Ok(())
+    }
+
     async fn stays(&self, range: &ServiceCIDR) -> kube::Result<()> {
         if !self.context.config.kubernetes {
             // All but the first word on the cloud's own range is kube-controller-manager's.
@@ -100,8 +117,10 @@ impl Loop {
             }
             return Ok(());
         }
-        let served = IpNet::V4(self.context.config.service_cidr);
-        if !prefixes(range).all(|prefix| served.contains(&prefix)) {
+        self.complete(range).await?;
+        let served = self.context.config.service_cidrs();
+        if !prefixes(range).all(|prefix| served.iter().any(|served| served.contains(&prefix))) {
+            let served = self.own_cidrs().join(" and ");
             let why = format!(
                 "No addresses are given of it: nodes serve those of {served} alone, the Services' range of this cloud"
             );
@@ -144,8 +163,10 @@ impl Loop {
         let own: Vec<IpNet> = prefixes(range).collect();
         self.addresses.list().iter().filter(|address| is_ours(address)).any(|address| {
             let Ok(ip) = address.name_any().parse::<std::net::IpAddr>() else { return false };
-            let gives =
-                |prefix: &IpNet| prefix.contains(&ip) && ip != prefix.network() && ip != prefix.broadcast();
+            let gives = |prefix: &IpNet| {
+                let broadcast = ip.is_ipv4() && ip == prefix.broadcast();
+                prefix.contains(&ip) && ip != prefix.network() && !broadcast
+            };
             own.iter().any(gives) && !others.iter().any(gives)
         })
     }
@@ -189,7 +210,7 @@ impl Loop {
                     return Ok(Some(left));
                 }
                 if let Some(holder) = self.fresh(holder.namespace(), &holder.name_any()).await?
-                    && address_of(&holder).as_deref() == Some(ip)
+                    && addresses_of(&holder).iter().any(|own| own == ip)
                 {
                     unless_exists(self.context.writer.create(&object(ip, &holder)).await)?;
                 }
@@ -206,7 +227,7 @@ impl Loop {
         }
         let parent = &address.spec.parent_ref;
         if let Some(service) = self.fresh(parent.namespace.clone(), &parent.name).await?
-            && address_of(&service) == address.metadata.name
+            && addresses_of(&service).contains(&address.name_any())
         {
             return Ok(None);
         }
@@ -226,7 +247,8 @@ impl Loop {
 
 /// The object for a Service's address.
 fn object(ip: &str, service: &Service) -> IPAddress {
-    let labels = [(FAMILY, "IPv4"), (MANAGED_BY, MANAGER)];
+    let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+    let labels = [(FAMILY, family), (MANAGED_BY, MANAGER)];
     let parent = ParentReference {
         group: None,
         resource: "services".to_owned(),
@@ -251,9 +273,15 @@ fn unless_exists<K>(result: kube::Result<K>) -> kube::Result<()> {
     }
 }
 
-fn address_of(service: &Service) -> Option<String> {
-    let ip = service.spec.as_ref()?.cluster_ip.as_ref()?;
-    (!ip.is_empty() && ip != "None").then(|| ip.clone())
+/// The Service's addresses as objects are called that stand for them.
+fn addresses_of(service: &Service) -> Vec<String> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let all = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    let mut ips: Vec<String> =
+        all.filter_map(|ip| Some(ip.parse::<std::net::IpAddr>().ok()?.to_string())).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    ips
 }
 
 fn is_ours(address: &IPAddress) -> bool {

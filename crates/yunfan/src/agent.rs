@@ -15,6 +15,7 @@ use yunfan_resources::names::SYSTEM_NAMESPACE;
 use crate::cli::AgentOptions;
 use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, containers, shut_down};
 use crate::instance::{Instance, write_private};
+use crate::ranges::Ranges;
 use crate::renewal::Credentials;
 use crate::{holder, node, ready};
 
@@ -85,8 +86,15 @@ fn authority(pem: &str) -> anyhow::Result<rustls::pki_types::CertificateDer<'sta
 pub(crate) struct Settings {
     pub(crate) service_cidr: ipnet::Ipv4Net,
     pub(crate) cluster_cidr: ipnet::Ipv4Net,
+    /// The same of IPv6, where the cloud has both families.
+    #[serde(default)]
+    pub(crate) service_cidr6: Option<ipnet::Ipv6Net>,
+    #[serde(default)]
+    pub(crate) cluster_cidr6: Option<ipnet::Ipv6Net>,
 }
 
+/// What the ranges of IPv6 are called in the ConfigMap: the Pods' and the Services'.
+const SIX: [&str; 2] = ["clusterCIDRv6", "serviceCIDRv6"];
 /// Where a node keeps them, below its data directory.
 const KEPT: &str = "settings.json";
 /// How long the server has to tell them, where they are kept.
@@ -95,28 +103,51 @@ const WITHIN: Duration = Duration::from_secs(5);
 impl Settings {
     /// Writes the settings down for nodes to come. They are for good: nodes and workloads have addresses by them.
     pub(crate) async fn publish(&self, writer: &yunfan_client::Writer) -> anyhow::Result<()> {
+        let data = serde_json::json!({
+            "clusterCIDR": self.cluster_cidr,
+            "serviceCIDR": self.service_cidr,
+            SIX[0]: self.cluster_cidr6,
+            SIX[1]: self.service_cidr6,
+        });
+        let known: serde_json::Map<String, serde_json::Value> = data
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         let map: ConfigMap = serde_json::from_value(serde_json::json!({
             "metadata": {"name": SETTINGS, "namespace": SYSTEM_NAMESPACE},
-            "data": {
-                "clusterCIDR": self.cluster_cidr.to_string(),
-                "serviceCIDR": self.service_cidr.to_string(),
-            },
+            "data": known,
         }))?;
         match writer.create(&map).await {
             Err(error) if yunfan_client::is_exists(&error) => {
                 let kept = Self::read(writer.client()).await?;
                 anyhow::ensure!(
-                    kept.cluster_cidr == self.cluster_cidr && kept.service_cidr == self.service_cidr,
+                    self.goes_with(&kept),
                     "this cloud has --cluster-cidr {} and --service-cidr {}, by which its nodes and workloads have their \
                      addresses: start it with these, or make another with another --data-dir",
-                    kept.cluster_cidr,
-                    kept.service_cidr
+                    Ranges { four: kept.cluster_cidr, six: kept.cluster_cidr6 },
+                    Ranges { four: kept.service_cidr, six: kept.service_cidr6 }
                 );
+                if self.service_cidr6 != kept.service_cidr6 || self.cluster_cidr6 != kept.cluster_cidr6 {
+                    let patch = serde_json::json!({"data": data});
+                    writer.merge::<ConfigMap>(Some(SYSTEM_NAMESPACE), SETTINGS, &patch).await?;
+                }
                 Ok(())
             }
             Err(error) => Err(error.into()),
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Whether a cloud that had the `kept` settings may have these: its ranges stay, and a second family may come to them.
+    fn goes_with(&self, kept: &Self) -> bool {
+        let stays = |kept: Option<ipnet::Ipv6Net>, now| kept.is_none() || kept == now;
+        kept.cluster_cidr == self.cluster_cidr
+            && kept.service_cidr == self.service_cidr
+            && stays(kept.cluster_cidr6, self.cluster_cidr6)
+            && stays(kept.service_cidr6, self.service_cidr6)
     }
 
     /// As the server says. While it is away, as it said when the node was here before: a node's own Pods run without it.
@@ -147,10 +178,45 @@ impl Settings {
         let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
         let map = maps.get(SETTINGS).await.context("the server does not answer as it should")?;
         let data = map.data.unwrap_or_default();
-        let range = |key: &str| -> anyhow::Result<ipnet::Ipv4Net> {
-            let text = data.get(key).with_context(|| format!("ConfigMap {SETTINGS} has no {key}"))?;
-            text.parse().with_context(|| format!("ConfigMap {SETTINGS}: {key} is no range: {text}"))
+        let range = |key: &str| -> anyhow::Result<Option<ipnet::IpNet>> {
+            let Some(text) = data.get(key) else { return Ok(None) };
+            let range = text.parse();
+            Ok(Some(range.with_context(|| format!("ConfigMap {SETTINGS}: {key} is no range: {text}"))?))
         };
-        Ok(Self { service_cidr: range("serviceCIDR")?, cluster_cidr: range("clusterCIDR")? })
+        let four = |key: &str| match range(key)? {
+            Some(ipnet::IpNet::V4(range)) => Ok(range),
+            _ => anyhow::bail!("ConfigMap {SETTINGS} has no range of IPv4 in {key}"),
+        };
+        let six = |key: &str| match range(key)? {
+            Some(ipnet::IpNet::V6(range)) => Ok(Some(range)),
+            None => Ok(None),
+            _ => anyhow::bail!("ConfigMap {SETTINGS} has no range of IPv6 in {key}"),
+        };
+        Ok(Self {
+            service_cidr: four("serviceCIDR")?,
+            cluster_cidr: four("clusterCIDR")?,
+            cluster_cidr6: six(SIX[0])?,
+            service_cidr6: six(SIX[1])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_family_may_come_and_stays_then() {
+        let settings = |six: Option<&str>| Settings {
+            service_cidr: "10.2.0.0/16".parse().unwrap(),
+            cluster_cidr: "10.1.0.0/16".parse().unwrap(),
+            service_cidr6: six.map(|_| "fd00:2::/112".parse().unwrap()),
+            cluster_cidr6: six.map(|range| range.parse().unwrap()),
+        };
+        let (one, both) = (settings(None), settings(Some("fd00:1::/56")));
+        assert!(one.goes_with(&one) && both.goes_with(&one) && both.goes_with(&both));
+        assert!(!one.goes_with(&both) && !settings(Some("fd00:3::/56")).goes_with(&both));
+        let moved = Settings { cluster_cidr: "10.3.0.0/16".parse().unwrap(), ..settings(None) };
+        assert!(!moved.goes_with(&one));
     }
 }

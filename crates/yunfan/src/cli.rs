@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use ipnet::Ipv4Net;
 use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
 use crate::access::AccessOptions;
@@ -15,6 +14,7 @@ use crate::controllers::ControllerOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
 use crate::eviction::EvictionOptions;
 use crate::pods::PodOptions;
+use crate::ranges::Ranges;
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
 #[derive(Parser)]
@@ -108,15 +108,18 @@ pub(crate) struct ServerOptions {
     /// etcd's URLs (`http://HOST:PORT`, comma-separated); the embedded store when not given.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd: Vec<String>,
-    /// Range of the cluster network; each node gets a slice of it.
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    pub(crate) cluster_cidr: Ipv4Net,
+    /// Range of the cluster network; each node gets a slice of it. One of IPv6 may follow, behind a comma, where --service-cidr has one, too.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR[,CIDR]")]
+    pub(crate) cluster_cidr: Ranges,
     /// Size of the slices that nodes get from now on: 24 has addresses for 253 Pods, 22 for 1021.
     #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=29))]
     pub(crate) node_cidr_mask_size: u8,
-    /// Range of the Services' addresses.
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
-    pub(crate) service_cidr: Ipv4Net,
+    /// Size of the slices of IPv6 that nodes get from now on.
+    #[arg(long, default_value_t = 64, value_name = "BITS", value_parser = clap::value_parser!(u8).range(1..=120))]
+    pub(crate) node_cidr_mask_size_ipv6: u8,
+    /// Range of the Services' addresses. One of IPv6 may follow, behind a comma: Services get addresses of it as they ask; nodes carry IPv4 alone yet.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR[,CIDR]")]
+    pub(crate) service_cidr: Ranges,
     /// Ports of nodes that Services of the type NodePort get.
     #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST", value_parser = port_range)]
     pub(crate) service_node_port_range: RangeInclusive<u16>,

@@ -28,6 +28,7 @@ use yunfan_scheduler::SchedulerConfig;
 use crate::agent::Settings;
 use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
+use crate::ranges::second_family;
 use crate::renewal::{self, Files};
 use crate::{admin, encryption, holder, ready, say, store};
 
@@ -37,6 +38,12 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// Runs a cloud until it is told to stop; with an agent, or without.
 pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
     let started = Instant::now();
+    let second = second_family(options.cluster_cidr, options.service_cidr, options.node_cidr_mask_size_ipv6)?;
+    if second.is_some() {
+        tracing::warn!(
+            "Services get addresses of IPv6 and nodes slices of it, but nodes carry IPv4 alone yet: Pods have no addresses of IPv6"
+        );
+    }
     let audit = options.audit.start().await.context("the audit log cannot be kept")?;
     // First of all: a cloud must not start with other rules than those it was given.
     let authorization = options.access.authorization().await?;
@@ -50,12 +57,13 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let accounts = AccountKey::open_or_create(&instance.dir.join("pki"))?;
     let store = store::open(&instance.dir, &options.etcd).await?;
     let (store, encryption) = encryption::seal(store, &instance.dir, &options.encryption).await?;
-    let dns = cluster_dns(options.service_cidr)?;
-    let service_ip = api_service(options.service_cidr)?;
+    let dns = cluster_dns(options.service_cidr.four)?;
+    let service_ip = api_service(options.service_cidr.four)?;
     let config = ApiConfig {
-        service_cidr: options.service_cidr,
+        service_cidr: options.service_cidr.four,
+        service_cidr6: second.map(|second| second.service_cidr),
         node_ports: options.service_node_port_range.clone(),
-        cluster_cidr: options.cluster_cidr,
+        cluster_cidr: options.cluster_cidr.four,
         cluster_dns_ip: dns,
         compaction_interval: Duration::from_secs(options.compaction_interval),
         audit: audit.clone(),
@@ -72,13 +80,18 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let handle = api.handle();
     let system = component(&handle, "cloud");
     let writer = Writer::new(system.clone(), "yunfan");
-    let settings = Settings { service_cidr: options.service_cidr, cluster_cidr: options.cluster_cidr };
+    let settings = Settings {
+        service_cidr: options.service_cidr.four,
+        cluster_cidr: options.cluster_cidr.four,
+        service_cidr6: second.map(|second| second.service_cidr),
+        cluster_cidr6: second.map(|second| second.cluster_cidr),
+    };
     settings.publish(&writer).await?;
     let password = admin::ensure(&writer, &instance.dir).await?;
 
     let door = door(&handle, &api, system, tokens, endpoint.clone());
     let app = api.recorded(door).merge(api.router());
-    let names = server_names(address, options.service_cidr);
+    let names = server_names(address, options.service_cidr.four);
     let serving = authority.shown_server("server", "yunfan", &names)?;
     let clients =
         [std::slice::from_ref(authority.certificate()), authentication.proxy_authorities()].concat();
@@ -99,8 +112,9 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         address: if server.ip().is_loopback() { SocketAddr::from((service_ip, 443)) } else { server },
     };
     let brains = yunfan_controllers::Config {
-        cluster_cidr: options.cluster_cidr,
-        service_cidr: options.service_cidr,
+        cluster_cidr: options.cluster_cidr.four,
+        service_cidr: options.service_cidr.four,
+        second,
         node_prefix: options.node_cidr_mask_size,
         authority: authority.clone(),
         accounts,
@@ -272,8 +286,8 @@ impl AgentSetup<'_> {
             serving: Arc::new(showing(serving, std::slice::from_ref(self.authority.certificate()))?),
             agents: Arc::new(trusting(Some(trust), Some(own))?),
             client: self.handle.client_as(user),
-            service_cidr: self.options.service_cidr,
-            cluster_cidr: self.options.cluster_cidr,
+            service_cidr: self.options.service_cidr.four,
+            cluster_cidr: self.options.cluster_cidr.four,
             cluster_dns: self.dns,
             api: self.api.clone(),
             containers: containers(&self.options.containers)?,

@@ -25,6 +25,7 @@ mod image;
 mod instance;
 mod node;
 mod pods;
+mod ranges;
 mod remote;
 mod renewal;
 mod store;

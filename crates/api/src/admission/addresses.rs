@@ -1,7 +1,9 @@
 //! The addresses of Services as objects: ServiceCIDRs say which ranges they come from, and an IPAddress stands for each that is
 //! given, made and deleted in the very transaction that claims and frees the address.
 
-use ipnet::Ipv4Net;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::patch::apply;
@@ -16,9 +18,10 @@ const RANGES: &str = "servicecidrs";
 const ADDRESSES: &str = "ipaddresses";
 
 /// The ranges that addresses are taken from now, the cloud's own first. What nodes do not serve is none of them.
-pub(super) fn ranges(view: &View<'_>) -> Vec<Ipv4Net> {
-    let served = view.config.service_cidr;
-    let mut found: Vec<(bool, Ipv4Net)> = Vec::new();
+pub(super) fn ranges(view: &View<'_>) -> Vec<IpNet> {
+    let served = view.config.service_cidrs();
+    let is_served = |cidr: &IpNet| served.iter().any(|range| range.contains(cidr));
+    let mut found: Vec<(bool, IpNet)> = Vec::new();
     for entry in view.list(GROUP, RANGES, "") {
         let range = entry.decode_stored();
         if !is_open(&range) {
@@ -27,7 +30,7 @@ pub(super) fn ranges(view: &View<'_>) -> Vec<Ipv4Net> {
         let further = range["metadata"]["name"] != DEFAULT_RANGE;
         let cidrs = range["spec"]["cidrs"].as_array().into_iter().flatten();
         let cidrs = cidrs.filter_map(|cidr| cidr.as_str()?.parse().ok());
-        found.extend(cidrs.filter(|cidr: &Ipv4Net| served.contains(cidr)).map(|cidr| (further, cidr)));
+        found.extend(cidrs.filter(is_served).map(|cidr| (further, cidr)));
     }
     found.sort_unstable();
     found.into_iter().map(|(_, cidr)| cidr).collect()
@@ -45,6 +48,11 @@ pub(super) fn is_taken(view: &View<'_>, ip: &str) -> bool {
     view.cache.claims().is_held(&cluster_ip(ip)) || view.get(GROUP, ADDRESSES, "", ip).is_some()
 }
 
+/// Whether a range gives this address: its first one is the network's own, and the last one of IPv4 is for broadcasts.
+pub(super) fn gives(range: &IpNet, ip: IpAddr) -> bool {
+    range.contains(&ip) && ip != range.network() && (ip.is_ipv6() || ip != range.broadcast())
+}
+
 /// Makes the IPAddress of a Service.
 pub(super) fn give(
     view: &View<'_>,
@@ -57,9 +65,10 @@ pub(super) fn give(
         return Err(ApiError::internal("the kind IPAddress is not served"));
     };
     let api_version = kind.descriptor.api_version();
+    let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
     let mut object = json!({
         "apiVersion": api_version, "kind": "IPAddress",
-        "metadata": {"name": ip, "labels": {FAMILY: "IPv4", MANAGED_BY: MANAGER}},
+        "metadata": {"name": ip, "labels": {FAMILY: family, MANAGED_BY: MANAGER}},
         "spec": {"parentRef": {"resource": "services", "namespace": attempt.namespace, "name": attempt.name}},
     });
     let now = Timestamp::now();

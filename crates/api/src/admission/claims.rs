@@ -143,14 +143,11 @@ fn name_of<'a>(attempt: &Attempt<'_>, object: &'a Value) -> Option<(String, &'a 
 pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
     let mut claims = Claims::new();
     let spec = &object["spec"];
-    if attempt.is("", "services")
-        && let Some(ip) = spec["clusterIP"].as_str()
-        && !ip.is_empty()
-        && ip != "None"
-    {
-        claims.insert((cluster_ip(ip), "spec.clusterIP"));
-    }
     if attempt.is("", "services") {
+        for (index, ip) in service::cluster_ips(object).into_iter().enumerate() {
+            let field = if index == 0 { "spec.clusterIP" } else { "spec.clusterIPs" };
+            claims.insert((cluster_ip(&ip.to_string()), field));
+        }
         let ports = service::node_ports(object);
         claims.extend(ports.into_iter().map(|port| (node_port(port), "spec.ports")));
     }

@@ -116,8 +116,8 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
         let why = format!("needs a Network whose mtu is {} at least", ranges::SMALLEST_MTU);
         return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
     }
-    let service = view.config.service_cidr;
-    if overlap(net, service) {
+    let services = view.config.service_cidrs();
+    if let Some(service) = services.into_iter().find(|service| overlap(net, *service)) {
         let why = format!("overlaps the Service range {service}");
         return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
     }

@@ -4,9 +4,9 @@
 //! by a write that is refused, and what a changed type no longer needs is free with the same write.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use yunfan_objects::builtin::settle_service;
 use yunfan_objects::{ApiError, FieldError};
@@ -24,14 +24,12 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     {
         return Ok(());
     }
-    let wrong = settle_service(attempt.object, attempt.old);
+    let wrong = settle_service(attempt.object, attempt.old, view.config.service_cidr6.is_some());
     if !wrong.is_empty() {
         return Err(ApiError::invalid(&attempt.kind.descriptor.gvk(), attempt.name, &wrong).into());
     }
-    // An address that is there stays: who changes it is refused with all else that is wrong.
-    let had = attempt.old.is_some_and(|old| old["spec"]["type"] != "ExternalName");
-    if attempt.object["spec"]["type"] != "ExternalName" && !had {
-        address(view, attempt)?;
+    if attempt.object["spec"]["type"] != "ExternalName" {
+        fill_addresses(view, attempt)?;
     }
     Ports::new(view, attempt).choose(attempt)
 }
@@ -57,35 +55,66 @@ fn needs_health_check(spec: &Value) -> bool {
     spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
 }
 
-fn address(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
-    let given = attempt.object["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
-    let ip = match given.as_str() {
-        "" => choose(view, attempt)?,
-        "None" => given,
-        _ => check(view, attempt, given)?,
-    };
-    if let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.insert("clusterIP".to_owned(), json!(ip));
-        spec.insert("clusterIPs".to_owned(), json!([ip]));
+/// The virtual addresses that a Service has. `clusterIP` is as good for whoever was written before there were several.
+pub(super) fn cluster_ips(service: &Value) -> Vec<IpAddr> {
+    let spec = &service["spec"];
+    let all = spec["clusterIPs"].as_array().filter(|all| !all.is_empty());
+    let all = all.map_or_else(|| std::slice::from_ref(&spec["clusterIP"]), Vec::as_slice);
+    all.iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+}
+
+/// One address for each of the Service's families. Those that are there stay: who changes one is refused with all else that is wrong.
+fn fill_addresses(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let mut ips: Vec<String> = spec["clusterIPs"].as_array().into_iter().flatten().map(text_of).collect();
+    let families: Vec<String> = spec["ipFamilies"].as_array().into_iter().flatten().map(text_of).collect();
+    let old = attempt.old.filter(|old| old["spec"]["type"] != "ExternalName");
+    let had = old.map(cluster_ips).unwrap_or_default();
+    if old.is_some_and(|old| old["spec"]["clusterIP"] == "None") || ips.first().is_some_and(|ip| ip == "None")
+    {
+        // Without an address it was made, and it stays so. Who changes that is told.
+        return set_addresses(attempt, ips);
+    }
+    for (index, family) in families.iter().enumerate() {
+        // The first one stays for good: what is there instead of it is refused later on.
+        if had.len() > index {
+            continue;
+        }
+        match ips.get(index).filter(|ip| !ip.is_empty()) {
+            Some(given) => check(view, attempt, given, &ips)?,
+            None => {
+                ips.truncate(index);
+                ips.push(choose(view, attempt, family)?);
+            }
+        }
+    }
+    set_addresses(attempt, ips)
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn set_addresses(attempt: &mut Attempt<'_>, ips: Vec<String>) -> Result<(), Refusal> {
+    if let (Some(first), Some(spec)) =
+        (ips.first(), attempt.object.get_mut("spec").and_then(Value::as_object_mut))
+    {
+        spec.insert("clusterIP".to_owned(), json!(first));
+        spec.insert("clusterIPs".to_owned(), json!(ips));
     }
     Ok(())
 }
 
-fn check(view: &View<'_>, attempt: &Attempt<'_>, given: String) -> Result<String, Refusal> {
-    let inside = given.parse::<Ipv4Addr>().is_ok_and(|ip| {
-        let within =
-            |range: &Ipv4Net| range.contains(&ip) && ip != range.network() && ip != range.broadcast();
-        addresses::ranges(view).iter().any(within)
-    });
-    let why = if !inside {
-        "the provided network does not match the current range"
-    } else if addresses::is_taken(view, &given) {
-        "provided IP is already allocated"
-    } else {
-        return Ok(given);
+fn check(view: &View<'_>, attempt: &Attempt<'_>, given: &str, all: &[String]) -> Result<(), Refusal> {
+    let ip = given.parse::<IpAddr>().ok();
+    let inside = |ip: &IpAddr| addresses::ranges(view).iter().any(|range| addresses::gives(range, *ip));
+    let why = match ip.filter(inside) {
+        None => "the provided network does not match the current range",
+        Some(ip) if addresses::is_taken(view, &ip.to_string()) => "provided IP is already allocated",
+        Some(_) => return Ok(()),
     };
     let why = format!("failed to allocate IP {given}: {why}");
-    Err(attempt.invalid(FieldError::invalid("spec.clusterIPs", json!([given]), why)))
+    Err(attempt.invalid(FieldError::invalid("spec.clusterIPs", json!(all), why)))
 }
 
 /// A number of `0..size` that is free. The search begins at a place that depends on the seed, so that many who ask at one time seldom want
@@ -98,10 +127,11 @@ fn pick(size: u32, kept_back: u32, seed: u32, is_free: impl Fn(u32) -> bool) -> 
     first.chain(0..kept_back.min(size)).find(|number| is_free(*number))
 }
 
-/// A free address, of the first range that has one.
-fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
+/// A free address of the family, of the first range that has one.
+fn choose(view: &View<'_>, attempt: &Attempt<'_>, family: &str) -> Result<String, Refusal> {
     let seed = attempt.seed();
-    let ranges = addresses::ranges(view);
+    let mut ranges = addresses::ranges(view);
+    ranges.retain(|range| range.addr().is_ipv6() == (family == "IPv6"));
     ranges.into_iter().find_map(|range| choose_of(view, range, seed)).ok_or_else(|| {
         let name = attempt.name;
         let why = format!("failed to allocate a serviceIP for Service {name:?}: range is full");
@@ -109,19 +139,33 @@ fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
     })
 }
 
-fn choose_of(view: &View<'_>, range: Ipv4Net, seed: u32) -> Option<String> {
-    let first = u32::from(range.network());
-    let size = (u32::from(range.broadcast()) - first).saturating_sub(1);
-    let address = |number: u32| Ipv4Addr::from(first + 1 + number);
+fn choose_of(view: &View<'_>, range: IpNet, seed: u32) -> Option<String> {
+    let size = usable(range);
     // As Kubernetes keeps them back: a sixteenth of the range, from 16 to 256 addresses.
     let kept_back = if size < 16 { 0 } else { (size / 16).clamp(16, 256) };
+    let address = |number: u32| match range.network() {
+        IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from(u32::from(first) + 1 + number)),
+        IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from(u128::from(first) + 1 + u128::from(number))),
+    };
     // The Service `kubernetes` asks for the first of all.
-    let reserved = [u32::from(view.config.service_cidr.network()) + 1, u32::from(view.config.cluster_dns_ip)];
+    let first = Ipv4Addr::from(u32::from(view.config.service_cidr.network()) + 1);
+    let reserved = [IpAddr::V4(first), IpAddr::V4(view.config.cluster_dns_ip)];
     let free = pick(size, kept_back, seed, |number| {
         let ip = address(number);
-        !reserved.contains(&u32::from(ip)) && !addresses::is_taken(view, &ip.to_string())
+        !reserved.contains(&ip) && !addresses::is_taken(view, &ip.to_string())
     });
     free.map(|number| address(number).to_string())
+}
+
+/// How many addresses of a range are given, as far as they can be counted here: nobody has more Services.
+fn usable(range: IpNet) -> u32 {
+    match range {
+        IpNet::V4(range) => (u32::from(range.broadcast()) - u32::from(range.network())).saturating_sub(1),
+        // All but the first one: there are no broadcasts.
+        IpNet::V6(range) => {
+            u32::try_from(u128::from(range.broadcast()) - u128::from(range.network())).unwrap_or(u32::MAX)
+        }
+    }
 }
 
 /// The ports of nodes on the way to one Service.

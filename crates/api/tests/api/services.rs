@@ -1,9 +1,11 @@
 //! The ports of nodes that Services have: each once, under many writers too, and free again as soon as they are given up.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use yunfan_api::ApiConfig;
 
 use crate::support::Desk;
 
@@ -152,4 +154,116 @@ async fn addresses_come_from_the_ranges_that_are_ready() {
         .await
         .expect(200);
     desk.call("POST", SERVICES, Some(with("g", ""))).await.refused(500);
+}
+
+/// A front desk of a cloud that has both families.
+async fn dual() -> Desk {
+    let range = "fd00:96::/112".parse().expect("a range");
+    Desk::with(ApiConfig { service_cidr6: Some(range), ..ApiConfig::default() }).await
+}
+
+fn ips(service: &Value) -> Vec<IpAddr> {
+    let all = service["spec"]["clusterIPs"].as_array().expect("addresses");
+    all.iter().map(|ip| ip.as_str().expect("text").parse().expect("an address")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_have_an_address_of_each_family_that_they_ask_for() {
+    let desk = dual().await;
+    let whole = desk.call("GET", &format!("{RANGES}/kubernetes"), None).await.expect(200);
+    assert_eq!(whole["spec"]["cidrs"], json!(["10.96.0.0/12", "fd00:96::/112"]));
+    for (name, more, want) in [
+        ("plain", json!({}), [true].as_slice()),
+        ("six", json!({"ipFamilies": ["IPv6"]}), &[false]),
+        ("prefers", json!({"ipFamilyPolicy": "PreferDualStack"}), &[true, false]),
+        (
+            "turned",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}),
+            &[false, true],
+        ),
+        ("given", json!({"clusterIP": "fd00:96:0::77"}), &[false]),
+    ] {
+        let mut spec = json!({"ports": [{"port": 80}]});
+        spec.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        let made = desk.call("POST", SERVICES, Some(service(name, spec))).await.expect(201);
+        let all = ips(&made);
+        assert_eq!(all.iter().map(IpAddr::is_ipv4).collect::<Vec<_>>(), want, "{name}: {made}");
+        assert_eq!(made["spec"]["clusterIP"], made["spec"]["clusterIPs"][0]);
+        for ip in all {
+            let object = desk.call("GET", &format!("{ADDRESSES}/{ip}"), None).await.expect(200);
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], family);
+            assert_eq!(object["spec"]["parentRef"]["name"], name);
+        }
+    }
+    let spec = json!({"ports": [{"port": 80}], "selector": {"a": "b"}, "clusterIP": "None",
+        "ipFamilyPolicy": "PreferDualStack"});
+    let headless = desk.call("POST", SERVICES, Some(service("headless", spec))).await.expect(201);
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    assert_eq!(headless["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    // The same address in other words is taken; what is of neither range is refused with all that was asked for.
+    let other = |ips: Value| {
+        service(
+            "b",
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack", "clusterIP": ips[0], "clusterIPs": ips}),
+        )
+    };
+    let why = desk.call("POST", SERVICES, Some(other(json!(["fd00:96::0:77"])))).await.refused(422);
+    assert!(why.ends_with("failed to allocate IP fd00:96::0:77: provided IP is already allocated"), "{why}");
+    let why =
+        desk.call("POST", SERVICES, Some(other(json!(["10.96.0.99", "fd00:97::1"])))).await.refused(422);
+    assert!(why.contains(r#"["10.96.0.99","fd00:97::1"]: failed to allocate IP fd00:97::1"#), "{why}");
+    desk.call("POST", SERVICES, Some(other(json!(["10.96.0.99", "fd00:96::ffff"])))).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_address_comes_and_goes_by_the_policy() {
+    let desk = dual().await;
+    let path = format!("{SERVICES}/web");
+    let made =
+        desk.call("POST", SERVICES, Some(service("web", json!({"ports": [{"port": 80}]})))).await.expect(201);
+    let patch =
+        async |spec: Value| desk.patch("merge-patch+json", &path, json!({"spec": spec}).to_string()).await;
+    let up = patch(json!({"ipFamilyPolicy": "PreferDualStack"})).await.expect(200);
+    assert_eq!((ips(&up).len(), ips(&up)[0]), (2, ips(&made)[0]));
+    assert_eq!(up["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    let second = format!("{ADDRESSES}/{}", ips(&up)[1]);
+    desk.call("GET", &second, None).await.expect(200);
+    let why = patch(json!({"clusterIPs": [up["spec"]["clusterIP"]]})).await.refused(422);
+    assert!(why.contains("must be 'SingleStack' to release the secondary cluster IP"), "{why}");
+    let why = patch(json!({"clusterIPs": [up["spec"]["clusterIP"], "fd00:96::1234"]})).await.refused(422);
+    assert!(why.contains("may not change once set"), "{why}");
+    let down = patch(json!({"ipFamilyPolicy": "SingleStack"})).await.expect(200);
+    assert_eq!((ips(&down), &down["spec"]["ipFamilies"]), (ips(&made), &json!(["IPv4"])));
+    desk.call("GET", &second, None).await.expect(404);
+    let up = patch(json!({"ipFamilyPolicy": "RequireDualStack"})).await.expect(200);
+    let second = format!("{ADDRESSES}/{}", ips(&up)[1]);
+    desk.call("GET", &second, None).await.expect(200);
+    desk.call("DELETE", &path, None).await.expect(200);
+    desk.call("GET", &second, None).await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_ipv6_is_one_services_under_many_writers() {
+    let range = "fd00:96::/124".parse().expect("a range");
+    let desk = Arc::new(Desk::with(ApiConfig { service_cidr6: Some(range), ..ApiConfig::default() }).await);
+    let all = (0..20).map(|index| {
+        let desk = desk.clone();
+        let body = service(&format!("s-{index}"), json!({"ipFamilies": ["IPv6"], "ports": [{"port": 80}]}));
+        tokio::spawn(async move { desk.call("POST", SERVICES, Some(body)).await })
+    });
+    let mut given = BTreeSet::new();
+    let mut refused = 0;
+    for answer in futures::future::join_all(all).await {
+        let answer = answer.expect("no panic");
+        if answer.status == 201 {
+            given.extend(ips(&answer.expect(201)));
+        } else {
+            assert!(answer.refused(500).ends_with("range is full"));
+            refused += 1;
+        }
+    }
+    let want: BTreeSet<IpAddr> =
+        (1..=15).map(|last| format!("fd00:96::{last:x}").parse().expect("one")).collect();
+    assert_eq!((given, refused), (want, 5));
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -154,21 +154,21 @@ impl Loop {
     }
 
     async fn give_slice(&self, node: &Node) -> kube::Result<()> {
-        let taken: Vec<String> = self
-            .nodes
-            .list()
-            .iter()
-            .filter_map(|node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()))
-            .collect();
-        let crate::Config { cluster_cidr, node_prefix, .. } = self.context.config;
-        let Some(slice) = free_slice(cluster_cidr, node_prefix, &taken) else {
-            let message = format!("No /{node_prefix} is left of the cluster network {cluster_cidr}");
-            self.context.recorder.event(node, Severity::Warning, "CIDRNotAvailable", message);
-            return Ok(());
-        };
+        let taken: Vec<IpNet> = self.nodes.list().iter().flat_map(|node| slices(node)).collect();
+        let crate::Config { cluster_cidr, node_prefix, second, .. } = self.context.config;
+        let second = second.map(|second| (IpNet::V6(second.cluster_cidr), second.node_prefix));
+        let mut given = Vec::new();
+        for (range, prefix) in [(IpNet::V4(cluster_cidr), node_prefix)].into_iter().chain(second) {
+            let Some(slice) = free_slice(range, prefix, &taken) else {
+                let message = format!("No /{prefix} is left of the cluster network {range}");
+                self.context.recorder.event(node, Severity::Warning, "CIDRNotAvailable", message);
+                return Ok(());
+            };
+            given.push(slice);
+        }
         let patch = json!({
             "metadata": {"resourceVersion": node.resource_version()},
-            "spec": {"podCIDR": slice.to_string(), "podCIDRs": [slice.to_string()]},
+            "spec": {"podCIDR": given[0], "podCIDRs": given},
         });
         self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
         Ok(())
@@ -238,11 +238,19 @@ impl Loop {
     }
 }
 
+/// The slices that a node has.
+fn slices(node: &Node) -> Vec<IpNet> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+    all.filter_map(|cidr| cidr.parse().ok()).collect()
+}
+
 /// The first slice of `range` with this prefix (or all of it, where it is smaller) that shares no address with those `taken`, which may
 /// be of other sizes.
-fn free_slice(range: Ipv4Net, prefix: u8, taken: &[String]) -> Option<Ipv4Net> {
-    let mut taken: Vec<Ipv4Net> = taken.iter().filter_map(|cidr| cidr.parse().ok()).collect();
-    taken.sort_by_key(Ipv4Net::network);
+fn free_slice(range: IpNet, prefix: u8, taken: &[IpNet]) -> Option<IpNet> {
+    let mut taken: Vec<IpNet> =
+        taken.iter().filter(|other| other.addr().is_ipv4() == range.addr().is_ipv4()).copied().collect();
+    taken.sort_by_key(IpNet::network);
     let mut taken = taken.into_iter().peekable();
     // Both are in order: what ends before a slice begins is in the way of none that follows.
     range.subnets(prefix.max(range.prefix_len())).ok()?.find(|slice| {
@@ -257,15 +265,19 @@ mod tests {
 
     #[test]
     fn slices_are_given_in_order_and_run_out() {
-        let range: Ipv4Net = "10.244.0.0/23".parse().unwrap();
-        let slice = |taken: &[&str]| {
-            let taken: Vec<String> = taken.iter().map(|cidr| (*cidr).to_owned()).collect();
-            free_slice(range, 24, &taken).map(|net| net.to_string())
+        let slice_of = |range: &str, prefix: u8, taken: &[&str]| {
+            let taken: Vec<IpNet> = taken.iter().map(|cidr| cidr.parse().unwrap()).collect();
+            free_slice(range.parse().unwrap(), prefix, &taken).map(|net| net.to_string())
         };
+        let slice = |taken: &[&str]| slice_of("10.244.0.0/23", 24, taken);
         assert_eq!(slice(&[]).as_deref(), Some("10.244.0.0/24"));
         assert_eq!(slice(&["10.244.0.8/29", "10.0.0.0/8"]).as_deref(), None);
         assert_eq!(slice(&["10.244.0.8/29", "10.245.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
         assert_eq!(slice(&["10.244.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
         assert_eq!(slice(&["10.244.0.0/24", "10.244.1.0/24"]), None);
+        let six = |taken: &[&str]| slice_of("fd00:10::/63", 64, taken);
+        assert_eq!(six(&["10.244.0.0/24"]).as_deref(), Some("fd00:10::/64"));
+        assert_eq!(six(&["fd00:10::/64", "10.244.0.0/24"]).as_deref(), Some("fd00:10:0:1::/64"));
+        assert_eq!(six(&["fd00:10::/64", "fd00:10:0:1::/64"]), None);
     }
 }

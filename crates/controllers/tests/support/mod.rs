@@ -58,12 +58,20 @@ impl<K> Kind for K where
 
 /// Starts a cloud with nodes of these names.
 pub(crate) async fn start(nodes: &[&str]) -> Cloud {
+    start_as(nodes, ApiConfig::default(), None).await
+}
+
+/// The same, set up so.
+pub(crate) async fn start_as(
+    nodes: &[&str],
+    config: ApiConfig,
+    second: Option<yunfan_controllers::SecondFamily>,
+) -> Cloud {
     let dir = TempDir::new().expect("a temporary directory");
     let store = yunfan_store::open_embedded(dir.path().join("store")).expect("a store");
     let authority = Arc::new(Authority::open_or_create(&dir.path().join("pki")).expect("an authority"));
     let tokens = TokenKey::ephemeral().expect("a key");
     let accounts = AccountKey::ephemeral().expect("a key");
-    let config = ApiConfig::default();
     let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
     let api = Api::start(store, tokens, accounts.clone(), rbac, &authority, config).await.expect("the API");
@@ -77,6 +85,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
         service_cidr,
+        second,
         node_prefix: 24,
         authority: authority.clone(),
         accounts,

@@ -292,11 +292,11 @@ fn services_get_ports_and_keep_their_address() {
     new["metadata"]["namespace"] = json!("demo");
     services.default(&mut new);
     services.prepare_update(&mut new, &old);
-    assert_eq!(settle_service(&mut old, None), []);
-    assert_eq!(settle_service(&mut new, Some(&old)), []);
+    assert_eq!(settle_service(&mut old, None, false), []);
+    assert_eq!(settle_service(&mut new, Some(&old), false), []);
     assert_eq!(new, old);
     new["spec"]["clusterIP"] = json!("10.96.0.11");
-    assert_eq!(settle_service(&mut new, Some(&old)), []);
+    assert_eq!(settle_service(&mut new, Some(&old), false), []);
     let error = services.validate_update(&new, &old).unwrap_err();
     assert!(
         error

@@ -78,6 +78,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
         service_cidr,
+        second: None,
         node_prefix: 24,
         authority: authority.clone(),
         accounts,

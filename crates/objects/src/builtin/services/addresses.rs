@@ -1,5 +1,5 @@
-//! Which families of addresses a Service has. Clouds have IPv4 alone, so what asks for more is refused in Kubernetes' words for such a
-//! cluster.
+//! Which families of addresses a Service has. A cloud has IPv4, and IPv6 where it has a range of it for Services; what asks for more than
+//! there is is refused in Kubernetes' words for such a cluster.
 
 use std::net::IpAddr;
 
@@ -8,16 +8,19 @@ use serde_json::{Value, json};
 use crate::Object;
 use crate::builtin::services::{changes, rules};
 use crate::error::FieldError;
-use crate::lookup::{at, entries, list, remove, text};
+use crate::lookup::{entries, list, remove, text};
 
-/// The one family that there is.
-const FAMILY: &str = "IPv4";
+/// The family that every cloud has, which is the first of those that have both.
+const FIRST: &str = "IPv4";
+/// The family of clouds that have both.
+const SECOND: &str = "IPv6";
 const POLICY: &str = "spec.ipFamilyPolicy";
 
 /// Completes a new Service, or one that is changed from `old`, before anything is chosen for it: what was allocated stays, what its type no
 /// longer needs goes, its families are filled in. Says what is wrong with those and with the addresses asked for; a Service with errors
-/// must not be given an address. Nobody owns the fields that this changes, so it comes after ownership was worked out.
-pub fn settle_service(service: &mut Object, old: Option<&Object>) -> Vec<FieldError> {
+/// must not be given an address. Nobody owns the fields that this changes, so it comes after ownership was worked out. `dual` tells whether
+/// the cloud has addresses of IPv6 for Services.
+pub fn settle_service(service: &mut Object, old: Option<&Object>, dual: bool) -> Vec<FieldError> {
     if !service["spec"].is_object() {
         return Vec::new();
     }
@@ -42,11 +45,19 @@ pub fn settle_service(service: &mut Object, old: Option<&Object>) -> Vec<FieldEr
     }
     errors.extend(old.into_iter().flat_map(|old| release(service, old)));
     errors.extend(too_many(service));
-    errors.extend(infer(service));
+    errors.extend(infer(service, dual));
     if errors.is_empty() {
-        errors = families(service);
+        errors = families(service, dual);
     }
     errors
+}
+
+fn is_served(family: &str, dual: bool) -> bool {
+    family == FIRST || (dual && family == SECOND)
+}
+
+fn other_than(family: &Value) -> &'static str {
+    if family == FIRST { SECOND } else { FIRST }
 }
 
 fn policy(service: &Object) -> &str {
@@ -120,7 +131,7 @@ fn too_many(service: &Object) -> Vec<FieldError> {
 }
 
 /// Families of the addresses that were given without one.
-fn infer(service: &mut Object) -> Vec<FieldError> {
+fn infer(service: &mut Object, dual: bool) -> Vec<FieldError> {
     let ips = list(service, &["spec", "clusterIPs"]).to_vec();
     let mut families = list(service, &["spec", "ipFamilies"]).to_vec();
     let mut errors = Vec::new();
@@ -129,8 +140,9 @@ fn infer(service: &mut Object) -> Vec<FieldError> {
         if index < families.len() {
             continue;
         }
-        if ip.is_ipv4() {
-            families.push(json!(FAMILY));
+        let family = if ip.is_ipv4() { FIRST } else { SECOND };
+        if is_served(family, dual) {
+            families.push(json!(family));
         } else {
             let field = format!("spec.clusterIPs[{index}]");
             let why = "IPv6 is not configured on this cluster";
@@ -143,31 +155,32 @@ fn infer(service: &mut Object) -> Vec<FieldError> {
     errors
 }
 
-fn families(service: &mut Object) -> Vec<FieldError> {
+fn families(service: &mut Object, dual: bool) -> Vec<FieldError> {
     let mut families = list(service, &["spec", "ipFamilies"]).to_vec();
-    if is_anyones(service) {
-        if families.is_empty() {
-            families.push(json!(FAMILY));
+    let anyones = is_anyones(service);
+    if !anyones {
+        let mut errors = Vec::new();
+        if policy(service) == "RequireDualStack" && !dual {
+            let why = "this cluster is not configured for dual-stack services";
+            errors.push(FieldError::invalid(POLICY, policy(service), why));
         }
-        if families.len() < 2 && policy(service) != "SingleStack" {
-            families.push(json!(if families[0] == "IPv4" { "IPv6" } else { "IPv4" }));
+        let served = |family: &Value| family.as_str().is_some_and(|family| is_served(family, dual));
+        for (index, family) in families.iter().enumerate().filter(|(_, family)| !served(family)) {
+            let field = format!("spec.ipFamilies[{index}]");
+            errors.push(FieldError::invalid(field, family.clone(), "not configured on this cluster"));
         }
-        service["spec"]["ipFamilies"] = Value::Array(families);
-        return Vec::new();
+        if !errors.is_empty() {
+            return errors;
+        }
     }
-    let mut errors = Vec::new();
-    if policy(service) == "RequireDualStack" {
-        let why = "this cluster is not configured for dual-stack services";
-        errors.push(FieldError::invalid(POLICY, policy(service), why));
+    if families.is_empty() {
+        families.push(json!(FIRST));
     }
-    for (index, family) in families.iter().enumerate().filter(|(_, family)| **family != FAMILY) {
-        let field = format!("spec.ipFamilies[{index}]");
-        errors.push(FieldError::invalid(field, family.clone(), "not configured on this cluster"));
+    if families.len() < 2 && policy(service) != "SingleStack" && (anyones || dual) {
+        families.push(json!(other_than(&families[0])));
     }
-    if errors.is_empty() && at(service, &["spec", "ipFamilies"]).is_none_or(|given| *given == json!([])) {
-        service["spec"]["ipFamilies"] = json!([FAMILY]);
-    }
-    errors
+    service["spec"]["ipFamilies"] = Value::Array(families);
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -175,9 +188,13 @@ mod tests {
     use super::*;
 
     fn settled(spec: Value, old: Option<Value>) -> (Value, Vec<String>) {
+        settled_on(spec, old, false)
+    }
+
+    fn settled_on(spec: Value, old: Option<Value>, dual: bool) -> (Value, Vec<String>) {
         let mut service = json!({"spec": spec});
         let old = old.map(|spec| json!({"spec": spec}));
-        let errors = settle_service(&mut service, old.as_ref());
+        let errors = settle_service(&mut service, old.as_ref(), dual);
         let shown = json!([service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]]);
         (shown, errors.iter().map(ToString::to_string).collect())
     }
@@ -238,5 +255,56 @@ mod tests {
         assert!(errors.len() == 1 && errors[0].contains("not configured on this cluster"), "{errors:?}");
         // Whoever preferred them before keeps what there was.
         assert_eq!(settled(to.clone(), Some(to)), (json!(["PreferDualStack", ["IPv6"]]), vec![]));
+    }
+
+    #[test]
+    fn a_cloud_of_both_families_gives_both() {
+        let both = |policy: &str| json!([policy, ["IPv4", "IPv6"]]);
+        for (spec, want) in [
+            (json!({}), json!(["SingleStack", ["IPv4"]])),
+            (json!({"ipFamilies": ["IPv6"]}), json!(["SingleStack", ["IPv6"]])),
+            (json!({"clusterIP": "fd00::7", "clusterIPs": ["fd00::7"]}), json!(["SingleStack", ["IPv6"]])),
+            (json!({"ipFamilyPolicy": "PreferDualStack"}), both("PreferDualStack")),
+            (json!({"ipFamilyPolicy": "RequireDualStack"}), both("RequireDualStack")),
+            (
+                json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+                json!(["RequireDualStack", ["IPv6", "IPv4"]]),
+            ),
+            (
+                json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "None", "clusterIPs": ["None"],
+                    "selector": {"a": "b"}}),
+                both("PreferDualStack"),
+            ),
+            (json!({"type": "ExternalName"}), json!([null, null])),
+        ] {
+            assert_eq!(settled_on(spec.clone(), None, true), (want, vec![]), "{spec}");
+        }
+        let two = settled_on(json!({"ipFamilies": ["IPv4", "IPv6"]}), None, true).1;
+        assert!(
+            two.len() == 1 && two[0].contains("must be 'RequireDualStack' or 'PreferDualStack'"),
+            "{two:?}"
+        );
+    }
+
+    #[test]
+    fn a_second_family_comes_and_goes_by_the_policy() {
+        let one = json!({"type": "ClusterIP", "clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"],
+            "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]});
+        let mut up = one.clone();
+        up["ipFamilyPolicy"] = json!("PreferDualStack");
+        let want = json!(["PreferDualStack", ["IPv4", "IPv6"]]);
+        assert_eq!(settled_on(up.clone(), Some(one), true), (want, vec![]));
+        up["ipFamilies"] = json!(["IPv4", "IPv6"]);
+        up["clusterIPs"] = json!(["10.0.0.7", "fd00::7"]);
+        let mut down = up.clone();
+        down["ipFamilyPolicy"] = json!("SingleStack");
+        let mut service = json!({"spec": down});
+        assert_eq!(settle_service(&mut service, Some(&json!({"spec": up})), true), vec![]);
+        let shown = (&service["spec"]["clusterIPs"], &service["spec"]["ipFamilies"]);
+        assert_eq!(shown, (&json!(["10.0.0.7"]), &json!(["IPv4"])));
+        let mut fewer = up.clone();
+        fewer["clusterIPs"] = json!(["10.0.0.7"]);
+        let errors = settled_on(fewer, Some(up), true).1;
+        assert!(errors.len() == 1 && errors[0].contains("to release the secondary cluster IP"), "{errors:?}");
     }
 }
