@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use axum::http::StatusCode;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
+use yunfan_resources::names::UPDATED_ANNOTATION;
 
 use crate::error::Fault;
 use crate::ids::{self, Kind};
@@ -26,12 +28,23 @@ impl Changes {
         self.0.is_empty()
     }
 
+    /// The merge that makes them, which also notes when it is done if it does anything.
+    fn patch<K: Kind>(self, object: &K) -> Value {
+        let now = serde_json::to_value(object).unwrap_or_default();
+        let does = self.0.iter().any(|(member, value)| now["spec"][member] != *value);
+        let mut patch = json!({"spec": self.0});
+        if does {
+            patch["metadata"] = json!({"annotations": {UPDATED_ANNOTATION: Timestamp::now().to_string()}});
+        }
+        patch
+    }
+
     /// Writes them to an object that `api` can see; returns what it is then.
     pub(crate) async fn apply<K: Kind>(self, api: &Api<K>, object: &K) -> Result<K, Fault> {
-        let mut patch = json!({"spec": self.0});
+        let mut patch = self.patch(object);
         let constrained = check_revision(object)?;
         if constrained {
-            patch["metadata"] = json!({"resourceVersion": object.meta().resource_version});
+            patch["metadata"]["resourceVersion"] = json!(object.meta().resource_version);
         }
         match api.patch(ids::name(object), &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(kube::Error::Api(status)) if constrained && is_late(&status) => {
@@ -95,7 +108,8 @@ pub(crate) async fn edit<K: Kind>(
     for _ in 0..ATTEMPTS {
         check_revision(&object)?;
         let version = object.meta().resource_version.clone();
-        let patch = json!({"metadata": {"resourceVersion": version}, "spec": change(&object)?.0});
+        let mut patch = change(&object)?.patch(&object);
+        patch["metadata"]["resourceVersion"] = json!(version);
         match api.patch(ids::name(&object), &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 object = api.get(ids::name(&object)).await?;
@@ -129,6 +143,20 @@ mod tests {
         let changes =
             Changes::default().set("a", Some("x")).set("b", None::<String>).set("c", Some(Value::Null));
         assert_eq!(Value::Object(changes.0), json!({"a": "x", "c": null}));
+    }
+
+    #[test]
+    fn a_change_is_noted_with_its_time_and_none_is_not() {
+        let spec = json!({"spec": {"displayName": "a", "mtu": 1450}});
+        let object: yunfan_resources::network::Network = serde_json::from_value(json!({
+            "apiVersion": "network.yunfan.io/v1", "kind": "Network", "metadata": {"name": "a"}, "spec": spec["spec"],
+        }))
+        .unwrap();
+        let same = Changes::default().set("displayName", Some("a")).set("qosPolicy", Some(Value::Null));
+        assert_eq!(same.patch(&object), json!({"spec": {"displayName": "a", "qosPolicy": null}}));
+        let patch = Changes::default().set("displayName", Some("b")).patch(&object);
+        let noted = patch["metadata"]["annotations"][UPDATED_ANNOTATION].as_str().unwrap();
+        assert!(noted.parse::<Timestamp>().is_ok(), "{patch}");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
+use yunfan_resources::names::UPDATED_ANNOTATION;
 
 /// `2026-01-31T12:00:00Z`: Nova, Glance and Neutron.
 pub(crate) fn seconds(at: Timestamp) -> String {
@@ -29,6 +30,16 @@ pub(crate) fn micros_bare(at: Timestamp) -> String {
 /// When an object was created; the epoch for one that was never stored.
 pub(crate) fn created<K: Resource>(object: &K) -> Timestamp {
     object.meta().creation_timestamp.as_ref().map(|Time(at)| *at).unwrap_or_default()
+}
+
+/// When an object's spec was written last, as far as that is noted: by the OpenStack door, or as managedFields by other clients. What nodes
+/// say of it is no update.
+pub(crate) fn updated<K: Resource>(object: &K) -> Timestamp {
+    let meta = object.meta();
+    let noted = meta.annotations.as_ref().and_then(|all| all.get(UPDATED_ANNOTATION)?.parse().ok());
+    let fields = meta.managed_fields.iter().flatten().filter(|it| it.subresource.is_none());
+    let written = fields.filter_map(|it| it.time.as_ref().map(|time| time.0));
+    written.chain(noted).chain([created(object)]).max().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub const NETWORK_ANNOTATION: &str = "network.yunfan.io/network";
 
 /// On a Subnet that is about to go, `true`: no Port gets an address of it any more, also where addresses are made of MACs.
 pub const RETIRING_ANNOTATION: &str = "network.yunfan.io/retiring";
+/// When an object was last changed through the OpenStack door, for its `updated_at`: writes of the cloud's own programs leave no managedFields.
+pub const UPDATED_ANNOTATION: &str = "openstack.yunfan.io/updated-at";
 /// Annotation on a Namespace: the Network that Pods without [`NETWORK_ANNOTATION`] join.
 pub const DEFAULT_NETWORK_ANNOTATION: &str = "network.yunfan.io/default-network";
 

@@ -73,7 +73,7 @@ pub(super) fn view(image: &Image, owner: &str) -> Value {
         "virtual_size": bytes.virtual_size_bytes, "checksum": bytes.md5,
         "os_hash_algo": bytes.sha512.as_ref().map(|_| "sha512"), "os_hash_value": bytes.sha512,
         "min_disk": spec.min_disk_gib, "min_ram": spec.min_ram_mib, "owner": owner, "os_hidden": spec.hidden,
-        "created_at": stamp::seconds(stamp::created(image)), "updated_at": stamp::seconds(stamp::created(image)),
+        "created_at": stamp::seconds(stamp::created(image)), "updated_at": stamp::seconds(stamp::updated(image)),
         "self": format!("/v2/images/{id}"), "file": format!("/v2/images/{id}/file"), "schema": "/v2/schemas/image",
     });
     if let Value::Object(base) = base {

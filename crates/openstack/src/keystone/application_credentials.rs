@@ -137,7 +137,7 @@ pub(super) async fn create(session: Session, Path(user): Path<String>, Json(body
         return Err(Fault::bad("Invalid input for field/attribute secret. It must not be empty."));
     }
     let roles = match &fields.roles {
-        Some(roles) if !roles.is_empty() => roles_of(&session, roles).await?,
+        Some(roles) if !roles.is_empty() => roles_of(&session, session.project_id(), roles).await?,
         _ => own_roles(&session).await?,
     };
     let door = &session.door;

@@ -114,12 +114,16 @@ pub(super) struct RawRole {
 
 /// The ids of the roles that a request names: those that the caller's token has or, as in Keystone, that the caller has got on its project
 /// since. A token that is limited to less than its user may has its own alone.
-pub(super) async fn roles_of(session: &Session, given: &[RawRole]) -> Result<Vec<String>, Fault> {
+pub(super) async fn roles_of(
+    session: &Session,
+    project: &str,
+    given: &[RawRole],
+) -> Result<Vec<String>, Fault> {
     let all = session.door.directory.roles().await?;
     let claims = &session.claims;
     let now = match claims.limit {
         Some(_) => Vec::new(),
-        None => scope::held(&session.door, &claims.uid, session.project_id()).await?,
+        None => scope::held(&session.door, &claims.uid, project).await?,
     };
     let mut found = Vec::new();
     for raw in given {
@@ -131,12 +135,11 @@ pub(super) async fn roles_of(session: &Session, given: &[RawRole]) -> Result<Vec
         let wanted = raw.id.as_ref().or(raw.name.as_ref());
         let wanted = wanted.ok_or_else(|| Fault::bad("A role must have an id or a name."))?;
         let role = all.iter().find(is).ok_or_else(|| Fault::not_found("Could not find role:", wanted))?;
-        if !claims.roles.contains(&role.name) && !now.iter().any(|own| own.id == role.id) {
+        let by_token = project == session.project_id() && claims.roles.contains(&role.name);
+        if !by_token && !now.iter().any(|own| own.id == role.id) {
             return Err(Fault::bad(format!(
                 "Could not find role assignment with role: {}, user: {}, project: {}.",
-                role.id,
-                claims.uid,
-                session.project_id()
+                role.id, claims.uid, project
             )));
         }
         found.push(role.id.clone());

@@ -140,7 +140,7 @@ fn view(session: &Session, group: &EndpointGroup) -> Value {
         filters.extend(value.map(|value| (key.to_owned(), value)));
     }
     json!({
-        "id": id, "name": group.display_name(), "description": spec.description.as_deref().unwrap_or_default(),
+        "id": id, "name": group.display_name(), "description": spec.description,
         "filters": filters, "links": catalog::link(session, "OS-EP-FILTER/endpoint_groups", &id),
     })
 }

@@ -228,9 +228,20 @@ fn check_name(name: &str, longest: usize) -> Result<(), Fault> {
 
 /// Whether a name passes the list filters that Keystone's clients send.
 fn name_matches(params: &Params, name: &str) -> bool {
-    let lower = name.to_lowercase();
-    params.get("name").is_none_or(|wanted| wanted == name)
-        && params.get("name__contains").is_none_or(|wanted| name.contains(wanted))
-        && params.get("name__icontains").is_none_or(|wanted| lower.contains(&wanted.to_lowercase()))
-        && params.get("name__startswith").is_none_or(|wanted| name.starts_with(wanted))
+    text_matches(params, "name", name)
+}
+
+/// Whether a member of an object passes the filters of it: equal, or by a comparison that follows its name after two underscores.
+fn text_matches(params: &Params, member: &str, text: &str) -> bool {
+    let lower = text.to_lowercase();
+    let is = |comparison: &str, holds: &dyn Fn(&str) -> bool| {
+        params.get(&format!("{member}{comparison}")).is_none_or(holds)
+    };
+    is("", &|wanted| wanted == text)
+        && is("__contains", &|wanted| text.contains(wanted))
+        && is("__icontains", &|wanted| lower.contains(&wanted.to_lowercase()))
+        && is("__startswith", &|wanted| text.starts_with(wanted))
+        && is("__istartswith", &|wanted| lower.starts_with(&wanted.to_lowercase()))
+        && is("__endswith", &|wanted| text.ends_with(wanted))
+        && is("__iendswith", &|wanted| lower.ends_with(&wanted.to_lowercase()))
 }

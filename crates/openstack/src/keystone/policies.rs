@@ -107,7 +107,7 @@ async fn find(session: &Session, wanted: &str) -> Result<ConfigMap, Fault> {
 /// `GET /policies`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let mut views: Vec<Value> = all(&session).await?.iter().map(|policy| view(&session, policy)).collect();
-    views.retain(|policy| params.get("type").is_none_or(|kind| policy["type"] == kind));
+    views.retain(|policy| super::text_matches(&params, "type", policy["type"].as_str().unwrap_or_default()));
     Ok(collection(&session, "policies", "policies", views))
 }
 

@@ -8,10 +8,11 @@ use kube::api::{Api, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::iam::{Trust, TrustSpec, User};
+use yunfan_resources::iam::{Project, Trust, TrustSpec, User};
 
 use super::collection;
 use super::delegated::{RawRole, expiry, is_over, refuse_delegated, remove_trust, roles_of};
+use super::named::InDomain;
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -99,18 +100,19 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         return Err(Fault::bad("Invalid input for field/attribute remaining_uses. It must be at least 1."));
     }
     let expires_at = expiry(fields.expires_at.as_deref())?;
-    let Some(project) =
-        session.claims.project.clone().filter(|own| fields.project_id.as_ref() == Some(&own.id))
-    else {
-        return Err(Fault::forbidden("project_id must be the project of the token."));
+    // Any project in which the trustor has the roles, whatever the token is for.
+    let project = session.door.directory.with_id::<Project>(fields.project_id.as_deref().unwrap_or_default());
+    let Some(project) = project.await?.filter(|project| project.enabled()) else {
+        return Err(Fault::forbidden("project_id must be a project in which the trustor has roles."));
     };
     if fields.roles.is_empty() {
         return Err(Fault::forbidden("At least one role should be specified."));
     }
-    let roles = roles_of(&session, &fields.roles).await.map_err(|fault| match fault.status {
-        StatusCode::BAD_REQUEST => Fault::forbidden(fault.message),
-        _ => fault,
-    })?;
+    let roles =
+        roles_of(&session, &project.id(), &fields.roles).await.map_err(|fault| match fault.status {
+            StatusCode::BAD_REQUEST => Fault::forbidden(fault.message),
+            _ => fault,
+        })?;
     let directory = &session.door.directory;
     let trustee = directory.with_id::<User>(&fields.trustee_user_id).await?;
     let trustee = trustee.ok_or_else(|| Fault::not_found("Could not find user:", &fields.trustee_user_id))?;
@@ -134,8 +136,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         trustor_id: session.claims.uid.clone(),
         trustee: ids::name(&*trustee).to_owned(),
         trustee_id: trustee.id(),
-        project: project.name,
-        project_id: project.id,
+        project: ids::name(&*project).to_owned(),
+        project_id: project.id(),
         roles,
         impersonation: Some(fields.impersonation),
         expires_at,

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{ExternalNetwork, FloatingIp, FloatingIpSpec, OuterDevice};
+use yunfan_resources::network::{ExternalNetwork, FloatingIp, FloatingIpSpec, OuterDevice, Router};
 
 use super::floating::taken;
 use super::networks::target;
@@ -92,6 +92,27 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<Option<(Floating
         }
         None => Ok(None),
     }
+}
+
+/// The port by which a router has its outer address, for who may see it.
+pub(super) async fn gateway(session: &Session, id: &str) -> Result<Option<Value>, Fault> {
+    if !session.is_admin() {
+        return Ok(None);
+    }
+    let routers = session.everywhere::<Router>();
+    let (routers, context) = tokio::try_join!(ids::list(&routers), Context::load(session, true))?;
+    Ok(context.gateway_ports(&routers).into_iter().find(|port| port["id"] == id))
+}
+
+/// Refuses to delete such a port: it goes with the router's gateway.
+pub(super) async fn keep_gateway(session: &Session, id: &str) -> Result<(), Fault> {
+    if gateway(session, id).await?.is_none() {
+        return Ok(());
+    }
+    let text = format!(
+        "Port {id} cannot be deleted directly via the port API: has device owner network:router_gateway."
+    );
+    Err(Fault::conflict(text).named("ServicePortInUse"))
 }
 
 /// Those that the caller may see, in their project or in all.

@@ -291,8 +291,11 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
     if let Some((ip, context)) = outside(&session, &id, &found).await? {
         return Ok(ok(&json!({"port": with_fields(&params, context.outer_port_view(&ip))})));
     }
-    let (port, context) = found?;
-    Ok(ok(&json!({"port": with_fields(&params, context.port_view(&port, session.is_admin()))})))
+    let port = match found {
+        Ok((port, context)) => context.port_view(&port, session.is_admin()),
+        Err(fault) => outer_ports::gateway(&session, &id).await?.ok_or(fault)?,
+    };
+    Ok(ok(&json!({"port": with_fields(&params, port)})))
 }
 
 /// `POST /ports`
@@ -483,7 +486,10 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     if let Some((ip, _)) = outside(session, id, &found).await? {
         return outer_ports::remove(session, &ip).await;
     }
-    let (port, _) = found?;
+    let Ok((port, _)) = found else {
+        outer_ports::keep_gateway(session, id).await?;
+        return found.map(drop);
+    };
     if let Some(holder) = &port.spec.holder {
         return Err(Fault::conflict(format!(
             "Port {id} cannot be deleted directly via the port API: {} {} holds it.",

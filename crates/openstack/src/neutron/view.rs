@@ -206,15 +206,12 @@ impl Context {
         let project = self.project_of(object);
         let display = object.display_name();
         let created = stamp::created(object);
-        // When its spec was written last: what nodes say of it is no update.
-        let written = object.meta().managed_fields.iter().flatten().filter(|it| it.subresource.is_none());
-        let updated = written.filter_map(|it| it.time.as_ref().map(|time| time.0)).max();
         view["id"] = json!(object.id());
         view["name"] = json!(display);
         view["tenant_id"] = json!(project);
         view["project_id"] = json!(project);
         view["created_at"] = json!(stamp::seconds(created));
-        view["updated_at"] = json!(stamp::seconds(updated.map_or(created, |at| at.max(created))));
+        view["updated_at"] = json!(stamp::seconds(stamp::updated(object)));
         view["revision_number"] = json!(object.meta().generation.unwrap_or(1));
         view["tags"] = json!(object.tags());
         view

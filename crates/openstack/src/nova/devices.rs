@@ -72,6 +72,9 @@ struct Wish {
 pub(super) struct Devices {
     /// The id of the image of its own local disk; none where it boots from a volume.
     pub(super) image: Option<String>,
+    /// An image is named beside the volume that it boots from. Nova then reads what it needs of an image of that one, and does not ask whether
+    /// the volume is one to boot from.
+    named: bool,
     volumes: Vec<Wish>,
 }
 
@@ -209,6 +212,7 @@ pub(super) fn of(fields: &Fields) -> Result<Devices, Fault> {
         ));
     }
     let boots_from_volume = volumes.iter().any(|wish| wish.boot);
+    let mut named = false;
     let image = match (given, local) {
         (Some(image), Some(device)) if image != device => {
             return Err(Fault::bad(
@@ -216,12 +220,15 @@ pub(super) fn of(fields: &Fields) -> Result<Devices, Fault> {
             ));
         }
         // Clients name the image that the volume is made from here, too.
-        (_, None) if boots_from_volume => None,
+        (given, None) if boots_from_volume => {
+            named = given.is_some();
+            None
+        }
         (given, local) => Some(local.or(given).ok_or_else(|| {
             Fault::bad("Invalid imageRef provided. A server needs an image or a volume to boot from.")
         })?),
     };
-    Ok(Devices { image, volumes })
+    Ok(Devices { image, named, volumes })
 }
 
 /// A volume that a server begins with, checked: what its machine says, and what is made first.
@@ -253,7 +260,7 @@ pub(super) async fn ready(session: &Session, devices: &Devices, servers: u32) ->
                 }
                 let found = volumes::available(session, session.namespace()?, id).await;
                 let found = found.map_err(|fault| Fault::bad(fault.message))?;
-                if wish.boot && !found.is_bootable() {
+                if wish.boot && !devices.named && !found.is_bootable() {
                     return Err(Fault::bad(format!("Block Device {id} is not bootable.")));
                 }
                 attachment.volume = ids::name(&found).to_owned();

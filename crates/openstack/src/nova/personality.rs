@@ -9,9 +9,9 @@ use yunfan_resources::compute::GuestFile;
 use crate::error::Fault;
 
 /// Files of one server, and bytes of a path and of a file, as Nova's limits are where nobody set them.
-const MAX: usize = 5;
+pub(super) const MAX: usize = 5;
 const MAX_PATH: usize = 255;
-const MAX_BYTES: usize = 10_240;
+pub(super) const MAX_BYTES: usize = 10_240;
 
 /// A file as a request writes it.
 #[derive(Clone, Debug, Deserialize)]

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use super::personality;
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -163,8 +164,17 @@ pub(super) async fn set_class(
 /// `GET /limits`
 pub(super) async fn limits(session: Session, version: Microversion, params: Params) -> Answer {
     let project = params.get("tenant_id").unwrap_or_else(|| session.project_id());
-    let namespace = quota::namespace_of(&session, project).await?;
-    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    let namespace = match quota::namespace_of(&session, project).await {
+        Ok(namespace) => Some(namespace),
+        // Nova asks nobody whether there is such a project: one without anything has the default limits.
+        Err(fault) if fault.status == StatusCode::BAD_REQUEST => None,
+        Err(fault) => return Err(fault),
+    };
+    let read = async |limits: &[Limit]| match &namespace {
+        Some(namespace) => quota::read(&session, namespace, limits).await,
+        None => quota::defaults(&session, limits).await,
+    };
+    let usages = read(&COMPUTE).await?;
     let of = |name: &str| usages.iter().find(|(limit, _)| limit.name == name).map(|(_, usage)| *usage);
     let mut absolute = Map::new();
     for (name, max, used) in [
@@ -194,7 +204,7 @@ pub(super) async fn limits(session: Session, version: Microversion, params: Para
         let of_network = ["floatingip", "security_group"];
         let limits = NETWORK.into_iter().filter(|limit| of_network.contains(&limit.name));
         let limits: Vec<Limit> = limits.collect();
-        let used = quota::read(&session, &namespace, &limits).await?;
+        let used = read(&limits).await?;
         let used =
             |name: &str| used.iter().find(|(limit, _)| limit.name == name).map_or(0, |(_, it)| it.used);
         absolute.insert("totalFloatingIpsUsed".to_owned(), json!(used("floatingip")));
@@ -205,7 +215,8 @@ pub(super) async fn limits(session: Session, version: Microversion, params: Para
         unlimited.push("maxImageMeta");
     }
     if version < Microversion(57) {
-        unlimited.extend(["maxPersonality", "maxPersonalitySize"]);
+        absolute.insert("maxPersonality".into(), json!(personality::MAX));
+        absolute.insert("maxPersonalitySize".into(), json!(personality::MAX_BYTES));
     }
     absolute.extend(unlimited.into_iter().map(|name| (name.to_owned(), json!(UNLIMITED))));
     Ok(ok(&json!({"limits": {"rate": [], "absolute": absolute}})))

@@ -33,6 +33,13 @@ async fn default_limits_hold_where_a_project_says_nothing_else() {
     assert_eq!((&told["cores"], &told["ram"]), (&json!(2), &json!(-1)));
     assert_eq!(demo.get(&format!("{set}/defaults")).await["quota_set"]["cores"], 2);
     becomes(&demo, &set, "cores", 2).await;
+    // Whose a project is that is not there, Nova asks nobody.
+    let unknown = admin.get("/compute/v2.1/limits?tenant_id=none").await["limits"]["absolute"].clone();
+    assert_eq!((&unknown["maxTotalCores"], &unknown["totalCoresUsed"]), (&json!(2), &json!(0)));
+    let old = admin.ask_as("compute 2.1", "GET", "/compute/v2.1/limits", Value::Null).await.body;
+    let old = &old["limits"]["absolute"];
+    assert_eq!((&old["maxPersonality"], &old["maxPersonalitySize"]), (&json!(5), &json!(10_240)));
+    demo.must(403, "GET", "/compute/v2.1/limits?tenant_id=none", Value::Null).await;
     // A project that comes later has them from the start.
     let (late, of_late) = tenant(&cloud, &admin, "late").await;
     assert_eq!(late.get(&format!("/compute/v2.1/os-quota-sets/{of_late}")).await["quota_set"]["cores"], 2);

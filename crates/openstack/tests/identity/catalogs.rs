@@ -33,6 +33,10 @@ async fn a_project_sees_the_endpoints_that_it_is_given() {
     }
     let unknown = json!({"endpoint_group": {"name": "g", "filters": {"service_id": "none"}}});
     admin.must(404, "POST", &groups, unknown).await;
+    let bare = json!({"endpoint_group": {"name": "bare", "filters": {"service_id": service}}});
+    let bare = admin.must(201, "POST", &groups, bare).await["endpoint_group"].clone();
+    assert_eq!(bare["description"], Value::Null);
+    admin.must(204, "DELETE", &format!("{groups}/{}", text(&bare["id"])), Value::Null).await;
     let wanted = json!({"endpoint_group": {
         "name": "stores", "description": "d", "filters": {"service_id": service, "interface": "public"},
     }});

@@ -90,7 +90,17 @@ async fn policies_are_kept_as_they_come() {
     admin.must(400, "POST", policies, json!({"policy": {"blob": "text"}})).await;
     let made = admin.must(201, "POST", policies, body).await["policy"].clone();
     let path = format!("{policies}/{}", text(&made["id"]));
-    assert_eq!(admin.get(&format!("{policies}?type=application/json")).await["policies"], json!([made]));
+    for (filter, found) in [
+        ("type=application/json", true),
+        ("type__contains=json", true),
+        ("type__icontains=JSON", true),
+        ("type__endswith=json", true),
+        ("type__iendswith=/xml", false),
+        ("type__startswith=json", false),
+    ] {
+        let expected = if found { json!([made]) } else { json!([]) };
+        assert_eq!(admin.get(&format!("{policies}?{filter}")).await["policies"], expected, "{filter}");
+    }
     let changed = admin.must(200, "PATCH", &path, json!({"policy": {"type": "other"}})).await;
     assert_eq!((&changed["policy"]["type"], &changed["policy"]["blob"]), (&json!("other"), &json!("text")));
     demo.must(403, "GET", &path, Value::Null).await;

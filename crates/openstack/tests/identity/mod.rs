@@ -323,6 +323,18 @@ async fn a_trust_lets_one_act_as_another() {
     let trusts = format!("{V3}/OS-TRUST/trusts");
     assert_eq!(friend.ask("POST", &trusts, wanted(json!({}))).await.status, 403);
     assert_eq!(demo.ask("POST", &trusts, wanted(json!({"roles": [{"name": "admin"}]}))).await.status, 403);
+    // On a project that the token is not for, where the trustor has the roles.
+    let second = made(&admin, "projects", "project", json!({"name": "second"})).await;
+    let elsewhere = wanted(json!({"project_id": second}));
+    demo.must(403, "POST", &trusts, elsewhere.clone()).await;
+    let member = text(&admin.get(&format!("{V3}/roles?name=member")).await["roles"][0]["id"]).to_owned();
+    let grant = format!("{V3}/projects/{second}/users/{trustor}/roles/{member}");
+    admin.must(204, "PUT", &grant, Value::Null).await;
+    let there = demo.must(201, "POST", &trusts, elsewhere).await["trust"].clone();
+    assert_eq!(there["project_id"], second.as_str());
+    let there = format!("{trusts}/{}", text(&there["id"]));
+    demo.must(204, "DELETE", &there, Value::Null).await;
+
     let made = demo.must(201, "POST", &trusts, wanted(json!({}))).await;
     let trust = text(&made["trust"]["id"]).to_owned();
     assert_eq!(made["trust"]["roles"][0]["name"], "member");

@@ -56,6 +56,11 @@ async fn routers_join_networks_and_lead_outside() {
         .get(&format!("{PORTS}?network_id={}&device_id={}", text(&public["id"]), text(&router["id"])))
         .await;
     assert_eq!(outer["ports"][0]["device_owner"], "network:router_gateway");
+    let outer = format!("{PORTS}/{}", text(&outer["ports"][0]["id"]));
+    assert_eq!(admin.get(&outer).await["port"]["device_id"], router["id"]);
+    assert_eq!(kind(&admin.must(409, "DELETE", &outer, Value::Null).await), "ServicePortInUse");
+    demo.must(404, "GET", &outer, Value::Null).await;
+    demo.must(404, "DELETE", &outer, Value::Null).await;
     assert_eq!(kind(&admin.must(409, "DELETE", &path, Value::Null).await), "NetworkInUse");
 
     let net = lan(&demo).await;

@@ -291,11 +291,18 @@ async fn a_volume_is_only_read_while_it_says_so() {
     assert_eq!(shown["metadata"], json!({"readonly": "True"}));
     // Nothing that would write to it, nor what could not be carried out.
     demo.must(400, "POST", &action, json!({"os-extend": {"new_size": 2}})).await;
-    demo.must(200, "POST", &action, json!({"os-set_bootable": {"bootable": true}})).await;
     let small = flavor(&admin).await;
     let device = json!({"uuid": id, "source_type": "volume", "destination_type": "volume", "boot_index": 0});
     let boot = json!({"server": {"name": "box", "flavorRef": small, "imageRef": "", "networks": "none",
                                  "block_device_mapping_v2": [device]}});
+    // Where an image is named beside it, nobody asks whether there is anything on it to boot.
+    let blank = volume(&demo, json!({"size": 1})).await;
+    let mut of_blank = boot.clone();
+    of_blank["server"]["block_device_mapping_v2"][0]["uuid"] = json!(blank);
+    demo.must(400, "POST", "/compute/v2.1/servers", of_blank.clone()).await;
+    of_blank["server"]["imageRef"] = json!(image(&demo).await);
+    demo.must(202, "POST", "/compute/v2.1/servers", of_blank).await;
+    demo.must(200, "POST", &action, json!({"os-set_bootable": {"bootable": true}})).await;
     let refused = demo.ask("POST", "/compute/v2.1/servers", boot).await;
     assert!(matches!(refused.status, 400 | 409), "{}", refused.body);
     demo.must(202, "POST", &action, flag(false)).await;

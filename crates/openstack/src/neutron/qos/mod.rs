@@ -104,7 +104,7 @@ fn view(session: &Session, policy: &QosPolicy) -> Value {
     json!({
         "id": policy.id(), "name": policy.display_name(), "description": spec.description.as_deref().unwrap_or_default(),
         "project_id": project, "tenant_id": project, "shared": shared, "is_default": spec.project_default, "rules": rules,
-        "created_at": created, "updated_at": created, "revision_number": policy.metadata.generation.unwrap_or(1),
+        "created_at": created, "updated_at": stamp::seconds(stamp::updated(policy)), "revision_number": policy.metadata.generation.unwrap_or(1),
         "tags": spec.tags,
     })
 }
@@ -142,6 +142,7 @@ async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         .ok_or_else(|| Fault::bad("Failed to parse request. Required attribute 'name' not specified"))?;
     let named = [fields.project_id.as_deref(), fields.tenant_id.as_deref()];
     let owner = named.into_iter().flatten().next().unwrap_or(session.project_id()).to_owned();
+    ids::check_name("project_id", &owner, false)?;
     if owner != session.project_id() && session.find(&session.global::<Project>(), &owner).await?.is_none() {
         return Err(Fault::not_found("Project", &owner));
     }
