@@ -195,7 +195,7 @@ async fn ports_get_addresses_of_their_subnets() {
     let made = post(SUBNETS, subnet("s", "10.10.0.0/28")).await.expect(201);
     assert_eq!(made["spec"]["gatewayIp"], "10.10.0.1");
     for bad in
-        ["10.10.0.0/24", "10.96.1.0/24", "10.10.0.1/24", "10.20.0.0/30", "x", "fd00::1/64", "fe80::/64"]
+        ["10.10.0.0/24", "10.96.1.0/24", "10.10.0.1/24", "10.20.0.0/31", "x", "fd00::1/64", "fe80::/64"]
     {
         let message = post(SUBNETS, subnet("t", bad)).await.refused(422);
         assert!(message.contains("spec.cidr"), "{bad}: {message}");
@@ -285,6 +285,15 @@ async fn ports_have_addresses_of_both_families() {
         assert!(message.contains(field), "{more}: {message}");
     }
     make("networks", net("Network", "small", json!({"mtu": 1279}))).await.expect(201);
+    assert!(make("networks", net("Network", "tiny", json!({"mtu": 67}))).await.refused(422).contains("mtu"));
+    make("networks", net("Network", "tiny", json!({"mtu": 68}))).await.expect(201);
+    // The smallest range has a gateway and one port.
+    make("subnets", net("Subnet", "tiny", json!({"network": "tiny", "cidr": "10.44.0.0/30"})))
+        .await
+        .expect(201);
+    let port = make("ports", net("Port", "one", json!({"network": "tiny"}))).await.expect(201);
+    assert_eq!(port["spec"]["fixedIps"][0]["ip"], "10.44.0.2");
+    make("ports", net("Port", "two", json!({"network": "tiny"}))).await.refused(409);
     let small = json!({"network": "small", "cidr": "fd00:2::/64"});
     assert!(make("subnets", net("Subnet", "small", small)).await.refused(422).contains("1280"));
     subnet("auto", json!({"cidr": "fd00:2::/64", "raMode": "slaac", "addressMode": "slaac"}))

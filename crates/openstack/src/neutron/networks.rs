@@ -72,8 +72,8 @@ struct Fields {
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
-        if self.mtu.is_some_and(|mtu| !(576..=9000).contains(&mtu) && mtu != 0) {
-            return Err(Fault::bad("Invalid input for mtu. It must be between 576 and 9000."));
+        if self.mtu.is_some_and(|mtu| !(68..=9000).contains(&mtu) && mtu != 0) {
+            return Err(Fault::bad("Invalid input for mtu. It must be between 68 and 9000."));
         }
         let (no, empty) = ([json!(false)], [json!([]), json!("")]);
         boolean("admin_state_up", self.admin_state_up.as_ref())?;

@@ -58,7 +58,7 @@ pub struct NetworkSpec {
     pub description: Option<String>,
     /// Largest packet, bytes.
     #[serde(default = "mtu")]
-    #[schemars(range(min = 576, max = 9000))]
+    #[schemars(range(min = 68, max = 9000))]
     pub mtu: u32,
     /// Whether anything passes its ports; true when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub struct SubnetSpec {
     pub display_name: Option<String>,
     /// `metadata.name` of the Network, in the same namespace.
     pub network: String,
-    /// Range of addresses, e.g. `10.10.0.0/24` (IPv4, at most /29) or `2001:db8:1::/64` (IPv6, /126 at most). Must not overlap the
+    /// Range of addresses, e.g. `10.10.0.0/24` (IPv4, at most /30) or `2001:db8:1::/64` (IPv6, /126 at most). Must not overlap the
     /// Service CIDR or another Subnet of the same Network.
     pub cidr: String,
     /// Address of the gateway, which also answers DNS; the first of the range when it is not given.

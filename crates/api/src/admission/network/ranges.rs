@@ -12,8 +12,8 @@ use yunfan_resources::network::{ROUTER_INTERFACE, automatic_address};
 use super::super::{Attempt, Refusal, View};
 use super::GROUP;
 
-/// The longest prefixes that leave room for a gateway and a few ports, and the shortest.
-const LENGTHS: (u8, u8) = (8, 29);
+/// The shortest prefixes, and the longest that leave room for a gateway and a port.
+const LENGTHS: (u8, u8) = (8, 30);
 const LENGTHS_6: (u8, u8) = (16, 126);
 /// The smallest largest packet of IPv6, bytes.
 pub(super) const SMALLEST_MTU: u64 = 1280;
