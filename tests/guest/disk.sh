@@ -29,7 +29,7 @@ fi
 echo "guest disk: making it in $dir; this is done once" >&2
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/.making-XXXXXX")
-trap 'umount -lR "$work/root/proc" "$work/root/sys" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'umount -lR "$work/root/proc" "$work/root/sys" 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 root=$work/root
 
