@@ -273,6 +273,8 @@ fn result(version: &str, interface: &str, netns: &str, ips: &[String]) -> Value 
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::MountPropagationFlags;
+
     use super::*;
 
     fn conf(handover: &Path) -> Conf {
@@ -290,8 +292,9 @@ mod tests {
         let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
         std::fs::write(&ours, "ours").unwrap();
         std::fs::write(&theirs, "theirs").unwrap();
-        // As the runtime's own namespace is: a mount by itself.
+        // As the runtime's own namespace is: a mount by itself, and none that other mounts of the host are peers of.
         rustix::mount::mount_bind(&theirs, &theirs).unwrap();
+        rustix::mount::mount_change(&theirs, MountPropagationFlags::PRIVATE).unwrap();
         hand_over(dir.path(), "u-1", &ours, &["10.0.0.9".to_owned()]).unwrap();
         let of = |command: &str, uid: &str| {
             asked(&[

@@ -8,7 +8,7 @@ pub use crate::cgroup::{
 pub use crate::embedded::{ETC_FILES, check_name, discard_etc, etc_usage, log_name, stop_signal, write_etc};
 pub use crate::logs::writer::{rotate as rotate_log, take_back as take_back_log};
 pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
-pub use crate::mounts::{detach, mounts, share as share_mount, unmount_below};
+pub use crate::mounts::{detach, mounts, share as share_mount, share_apart, unmount_below};
 pub use crate::shim::binds::bind_settled;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
 pub use crate::spec::{READ_ONLY_PATHS, masked_paths, page_name};

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree};
+use rustix::mount::{
+    MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_bind, mount_change, open_tree,
+};
 
 use crate::error::{Result, RuntimeError};
 
@@ -79,6 +81,19 @@ pub(crate) fn tree_of(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags)
+}
+
+/// Makes a directory a mount of its own, and a shared one: what is mounted below it is seen in mount namespaces made from this one.
+///
+/// # Errors
+/// When the directory is not there or can't be mounted on itself.
+pub fn share_apart(dir: &Path) -> Result<()> {
+    // Shared with nobody first: where what it is on is shared, as systemd has it, each mount below it would be made there as well, under the
+    // other, and stay in every pod.
+    mount_bind(dir, dir)
+        .and_then(|()| mount_change(dir, MountPropagationFlags::PRIVATE))
+        .and_then(|()| mount_change(dir, MountPropagationFlags::SHARED))
+        .map_err(|errno| RuntimeError::io("make a shared mount of", dir)(errno.into()))
 }
 
 /// Has other mount namespaces see what is mounted at a path from now on, and this one what they mount there: the mount that the path is on
@@ -183,6 +198,24 @@ mod tests {
             String::from_utf8_lossy(&run.stderr)
         );
         None
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_is_mounted_in_a_mount_of_its_own_is_mounted_once_on_a_shared_host() {
+        let Some(dir) = apart("what_is_mounted_in_a_mount_of_its_own_is_mounted_once_on_a_shared_host")
+        else {
+            return;
+        };
+        mount("host", &dir, "tmpfs", MountFlags::NOSUID, None).unwrap();
+        mount_change(&dir, MountPropagationFlags::SHARED).unwrap();
+        let (own, at) = (dir.join("own"), dir.join("own/claim"));
+        std::fs::create_dir_all(&at).unwrap();
+        share_apart(&own).unwrap();
+        mount("claim", &at, "tmpfs", MountFlags::NOSUID, None).unwrap();
+        assert_eq!(mounts().unwrap().iter().filter(|place| **place == at).count(), 1);
+        let text = table().unwrap();
+        assert_eq!(find(&text, mount_id(&own).unwrap()), Some((own, true)));
     }
 
     /// Needs root.

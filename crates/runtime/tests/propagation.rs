@@ -132,8 +132,7 @@ async fn a_pod_sees_no_claims_of_others_and_keeps_none_busy() {
     let cloud = Instance::new().await;
     let claims = cloud.dir.path().join("agent/claims");
     std::fs::create_dir_all(&claims).unwrap();
-    rustix::mount::mount_bind(&claims, &claims).unwrap();
-    rustix::mount::mount_change(&claims, MountPropagationFlags::SHARED).unwrap();
+    kit::share_apart(&claims).unwrap();
     let mut shims = Vec::new();
     for uid in ["one", "two"] {
         let at = claims.join(uid).join("fs");

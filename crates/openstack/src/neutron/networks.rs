@@ -370,7 +370,7 @@ mod tests {
             r#"{"shared": "some"}"#,
             r#"{"shared": true, "router:external": true}"#,
             r#"{"provider:network_type": "vlan"}"#,
-            r#"{"mtu": 100}"#,
+            r#"{"mtu": 67}"#,
             r#"{"colour": "red"}"#,
         ] {
             assert!(check(text).is_err(), "{text}");

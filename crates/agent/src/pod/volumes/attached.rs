@@ -8,7 +8,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use tokio::sync::{OnceCell, OwnedMutexGuard};
 use yunfan_runtime::kit;
 
@@ -195,10 +195,10 @@ impl Attached {
 fn share(root: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(root)?;
     std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
-    if mounted(root).is_none() {
-        mount_bind(root, root)?;
+    match mounted(root) {
+        None => kit::share_apart(root).map_err(std::io::Error::other),
+        Some(_) => Ok(mount_change(root, MountPropagationFlags::SHARED)?),
     }
-    Ok(mount_change(root, MountPropagationFlags::SHARED)?)
 }
 
 async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> Result<(), What> {
