@@ -115,6 +115,25 @@ async fn nodes_get_a_slice_of_each_range() {
     .await;
 }
 
+/// The loop is told of what it wrote some time after, and the next node may come before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_come_at_once_get_slices_of_their_own() {
+    let names: Vec<String> = (0..60).map(|n| format!("n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let cloud = start_as(&names, ApiConfig::default(), None).await;
+    let nodes: Api<Node> = Api::all(cloud.client.clone());
+    let mut slices = until_some("slices of all nodes", async || {
+        let all = nodes.list(&Default::default()).await.unwrap().items;
+        let slices: Vec<String> = all.into_iter().filter_map(|node| node.spec?.pod_cidr).collect();
+        if slices.len() == names.len() { Ok(slices) } else { Err(json!(slices)) }
+    })
+    .await;
+    slices.sort();
+    let given = slices.clone();
+    slices.dedup();
+    assert_eq!(slices, given, "each slice is one node's");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cloud_that_gets_a_second_family_completes_its_range_and_keeps_addresses() {
     // It was made with one family: the API server wrote that down before the loops heard of two.

@@ -34,9 +34,9 @@ pub async fn run(context: Context) {
     tokio::join!(nodes.synced(), leases.synced(), pods.synced());
     queue.feed(&nodes, |node| [ObjectKey::of(node)]);
     let pods = on_nodes(&pods);
-    let (heard, settings) = (Mutex::default(), context.config.settings.nodes);
+    let (heard, given, settings) = (Mutex::default(), Mutex::default(), context.config.settings.nodes);
     let zones = Mutex::new(Zones::new(settings));
-    let work = Arc::new(Loop { context, settings, nodes, leases, pods, heard, zones });
+    let work = Arc::new(Loop { context, settings, nodes, leases, pods, heard, given, zones });
     // One worker: a slice is given out by looking at which are taken.
     run_loop("node", queue, 1, move |key| {
         let work = work.clone();
@@ -66,17 +66,22 @@ struct Loop {
     /// By their nodes.
     pods: Index<Pod>,
     heard: Mutex<HashMap<String, Heard>>,
+    /// The slices given to nodes by name, until the informer has them: it tells of a write only some time after it was made, and the next
+    /// node may come before that.
+    given: Mutex<HashMap<String, Vec<IpNet>>>,
     zones: Mutex<Zones>,
 }
 
 impl Loop {
     async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
         let Some(node) = self.nodes.get_key(key) else {
+            self.given().remove(&key.name);
             self.say_goodbye(&key.name);
             return Ok(None);
         };
-        if node.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none()) {
-            self.give_slice(&node).await?;
+        match node.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none()) {
+            true => self.give_slice(&node).await?,
+            false => drop(self.given().remove(&key.name)),
         }
         let recovers = self.zones().look(&self.nodes, Instant::now());
         if recovers {
@@ -148,13 +153,18 @@ impl Loop {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn given(&self) -> MutexGuard<'_, HashMap<String, Vec<IpNet>>> {
+        // Nothing panics under this lock.
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn zones(&self) -> MutexGuard<'_, Zones> {
         // Nothing panics under this lock.
         self.zones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn give_slice(&self, node: &Node) -> kube::Result<()> {
-        let taken: Vec<IpNet> = self.nodes.list().iter().flat_map(|node| slices(node)).collect();
+        let taken = self.taken_by_others(&node.name_any());
         let crate::Config { cluster_cidr, node_prefix, second, .. } = self.context.config;
         let second = second.map(|second| (IpNet::V6(second.cluster_cidr), second.node_prefix));
         let mut given = Vec::new();
@@ -166,12 +176,22 @@ impl Loop {
             };
             given.push(slice);
         }
+        // Before it is written: a write whose answer was lost may have been made.
+        self.given().insert(node.name_any(), given.clone());
         let patch = json!({
             "metadata": {"resourceVersion": node.resource_version()},
             "spec": {"podCIDR": given[0], "podCIDRs": given},
         });
         self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
         Ok(())
+    }
+
+    /// The slices that nodes but this one have, or were given and don't show yet.
+    fn taken_by_others(&self, name: &str) -> Vec<IpNet> {
+        let mut taken: Vec<IpNet> = self.nodes.list().iter().flat_map(|node| slices(node)).collect();
+        let given = self.given();
+        taken.extend(given.iter().filter(|(other, _)| *other != name).flat_map(|(_, slices)| slices));
+        taken
     }
 
     /// Whether the node has been lost for long enough to say so.
