@@ -365,8 +365,12 @@ mod tests {
     /// Waits until no loop device is over the file: one stays as long as a mount namespace that another test has just made
     /// holds a copy of its mount.
     async fn no_loops(file: &Path) {
+        until_loops(file, 0).await;
+    }
+
+    async fn until_loops(file: &Path, count: usize) {
         for _ in 0..1000 {
-            if loops_below(file).is_empty() {
+            if loops_below(file).len() == count {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -459,9 +463,15 @@ mod tests {
         assert_ne!(other, device);
         let (met, held) = held_loop_device(&file).await.unwrap();
         assert_eq!(met, device);
+        // The other is let go of, and stays as long as somebody looks at it.
+        let looked_at = std::fs::File::open(&other).unwrap();
         release_loops(&file).unwrap();
+        assert_eq!(loops_below(&file).len(), 2);
+        assert_eq!(held_loop_device(&file).await.unwrap().0, device);
         elsewhere.kill().unwrap();
         elsewhere.wait().unwrap();
+        drop(looked_at);
+        until_loops(&file, 1).await;
         assert_eq!(attached.attach("v", "p2", &source, None).await.unwrap(), at);
         assert_eq!(mounted(&at), Some(device));
         drop(held);

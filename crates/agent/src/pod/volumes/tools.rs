@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio::process::Command;
 
 use super::What;
@@ -76,8 +78,8 @@ pub(super) async fn loop_device(file: &Path, read_only: bool) -> Result<String, 
 pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::File), What> {
     for _ in 0..HOLDS {
         let mut all = loops_below(file);
-        // First the one that goes by itself: that is the one which is mounted.
-        all.sort_by_key(|device| !goes_by_itself(device));
+        // First the one that is mounted; one that goes by itself may also be one that was let go of and is still looked at by somebody.
+        all.sort_by_cached_key(|device| (!is_mounted(device), !goes_by_itself(device)));
         let known = all.into_iter().find(|device| !attribute(device, "ro"));
         let device = match known {
             Some(known) => known,
@@ -96,6 +98,12 @@ pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::Fi
 /// Whether a loop device is let go of with its last user.
 fn goes_by_itself(device: &str) -> bool {
     attribute(device, "loop/autoclear")
+}
+
+/// Whether a file system of a block device is mounted, in whichever mount namespace: then nobody else gets it for himself (`open(2)`, O_EXCL).
+fn is_mounted(device: &str) -> bool {
+    let alone = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(device, alone, Mode::empty()).is_err_and(|error| error == Errno::BUSY)
 }
 
 /// What the kernel says of a block device: of those asked for here each is true (`1`) or not.
