@@ -26,6 +26,8 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// How often the list of served kinds is read again, beside each change of a CRD.
 const KINDS_AGAIN: Duration = Duration::from_secs(60);
+/// After what time dependents that are to be left behind, and changed meanwhile, are looked at again.
+const ORPHANS_AGAIN: Duration = Duration::from_millis(50);
 
 type Uid = String;
 
@@ -303,7 +305,10 @@ impl Loop {
         if any(Owner::There) {
             // One that stays keeps it; the others are nothing to it any more.
             return match any(Owner::Gone) || any(Owner::Waiting) {
-                true => self.drop_owners(&node, |owner| states[&owner.uid] != Owner::There).await,
+                true => {
+                    let lost = |owner: &OwnerReference| states[&owner.uid] != Owner::There;
+                    self.drop_owners(&node, lost).await.map(|_| None)
+                }
                 false => Ok(None),
             };
         }
@@ -361,12 +366,12 @@ impl Loop {
         match dependents.iter().any(blocks) {
             // Each of them wakes us when it goes.
             true => Ok(None),
-            false => self.remove_finalizer(owner, FOREGROUND).await,
+            false => self.remove_finalizer(owner, FOREGROUND).await.map(|_| None),
         }
     }
 
     /// Its owners need not wait for it any more.
-    async fn unblock(&self, node: &Node) -> kube::Result<Option<Duration>> {
+    async fn unblock(&self, node: &Node) -> kube::Result<bool> {
         let mut owners = node.meta.owner_references.clone().unwrap_or_default();
         owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
         self.patch(node, json!({"ownerReferences": owners})).await
@@ -374,17 +379,21 @@ impl Loop {
 
     async fn orphan(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
         let owner_uid = owner.meta.uid.clone().unwrap_or_default();
+        let mut all_dropped = true;
         for dependent in &dependents {
-            self.drop_owners(dependent, |reference| reference.uid == owner_uid).await?;
+            all_dropped &= self.drop_owners(dependent, |reference| reference.uid == owner_uid).await?;
         }
-        self.remove_finalizer(owner, ORPHAN).await
+        // One that still names the owner would be deleted behind it.
+        match all_dropped {
+            true => self.remove_finalizer(owner, ORPHAN).await.map(|_| None),
+            false => Ok(Some(ORPHANS_AGAIN)),
+        }
     }
 
+    /// Deletes the very object that was seen: one that changed since may have other owners now, or none. Then its watch brings us back.
     async fn delete(&self, node: &Node, params: DeleteParams) -> kube::Result<Option<Duration>> {
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: node.meta.uid.clone(), resource_version: None }),
-            ..params
-        };
+        let ObjectMeta { uid, resource_version, .. } = node.meta.clone();
+        let params = DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..params };
         let api = node.kind.api(&self.client, node.meta.namespace.as_deref());
         match api.delete(node.meta.name.as_deref().unwrap_or_default(), &params).await {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
@@ -392,31 +401,29 @@ impl Loop {
         }
     }
 
-    async fn drop_owners(
-        &self,
-        node: &Node,
-        drop: impl Fn(&OwnerReference) -> bool,
-    ) -> kube::Result<Option<Duration>> {
+    async fn drop_owners(&self, node: &Node, drop: impl Fn(&OwnerReference) -> bool) -> kube::Result<bool> {
         let owners: Vec<OwnerReference> =
             node.meta.owner_references.iter().flatten().filter(|owner| !drop(owner)).cloned().collect();
         self.patch(node, json!({"ownerReferences": owners})).await
     }
 
-    async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> kube::Result<Option<Duration>> {
+    async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> kube::Result<bool> {
         let left: Vec<&String> = node.meta.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
         self.patch(node, json!({"finalizers": left})).await
     }
 
-    /// Patches the metadata of the very object that was seen; where it changed since, its watch brings us back.
-    async fn patch(&self, node: &Node, mut meta: serde_json::Value) -> kube::Result<Option<Duration>> {
+    /// Patches the metadata of the very object that was seen. Returns whether that is done, or the object is gone: where it changed since,
+    /// its watch brings us back.
+    async fn patch(&self, node: &Node, mut meta: serde_json::Value) -> kube::Result<bool> {
         meta["uid"] = json!(node.meta.uid);
         meta["resourceVersion"] = json!(node.meta.resource_version);
         let patch = json!({"metadata": meta});
         let api = node.kind.api(&self.client, node.meta.namespace.as_deref());
         let name = node.meta.name.as_deref().unwrap_or_default();
         match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
-            _ => Ok(None),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(true),
         }
     }
 }

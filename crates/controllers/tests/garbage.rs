@@ -4,7 +4,7 @@ mod support;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{Cloud, start};
 
@@ -52,4 +52,42 @@ async fn owners_that_wait_for_what_they_own_go_after_it() {
     let shared = cloud.of::<ConfigMap>().get("shared").await.unwrap();
     let owners: Vec<_> = shared.owner_references().iter().map(|owner| owner.name.as_str()).collect();
     assert_eq!(owners, ["stays"]);
+}
+
+/// What changes all the time is not seen as it is; what was left behind is not taken away for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_meanwhile_is_left_behind_too() {
+    let cloud = start(&[]).await;
+    let configs = cloud.of::<ConfigMap>();
+    let names: Vec<String> = (0..10).map(|n| format!("part{n}")).collect();
+    cloud.create::<ConfigMap>(config("owner")).await;
+    for name in &names {
+        cloud.create::<ConfigMap>(config(name)).await;
+        owned(&cloud, name, &[("owner", true)]).await;
+    }
+    let writer = tokio::spawn({
+        let (configs, names) = (configs.clone(), names.clone());
+        async move {
+            for round in 0.. {
+                for name in &names {
+                    let patch = Patch::Merge(json!({"data": {"round": format!("{round}")}}));
+                    // One that is gone is told of below.
+                    let _ = configs.patch(name, &PatchParams::default(), &patch).await;
+                }
+            }
+        }
+    });
+    configs.delete("owner", &DeleteParams::orphan()).await.unwrap();
+    cloud.until_gone::<ConfigMap>("owner").await;
+    // Whatever was still to be done about the owner's end is done before this.
+    cloud.create::<ConfigMap>(config("next")).await;
+    cloud.create::<ConfigMap>(config("last")).await;
+    owned(&cloud, "last", &[("next", true)]).await;
+    configs.delete("next", &DeleteParams::background()).await.unwrap();
+    cloud.until_gone::<ConfigMap>("last").await;
+    writer.abort();
+    for name in &names {
+        let left = configs.get_opt(name).await.unwrap().unwrap_or_else(|| panic!("{name} is gone"));
+        assert!(left.owner_references().is_empty(), "{name} still has its owner");
+    }
 }
