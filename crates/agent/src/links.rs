@@ -24,7 +24,7 @@ use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
 };
 use yunfan_resources::network::{
-    AddressGroup, FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet,
+    AddressGroup, FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet, SubnetPool,
     network_place, workload_port,
 };
 
@@ -92,6 +92,7 @@ pub(crate) struct Links {
     namespaces: Informer<Namespace>,
     network_objects: Informer<Network>,
     subnets: Informer<Subnet>,
+    pools: Informer<SubnetPool>,
     ports: Informer<Port>,
     groups: Informer<SecurityGroup>,
     qualities: Informer<QosPolicy>,
@@ -113,6 +114,7 @@ impl Links {
             namespaces: informers.of(),
             network_objects: informers.of(),
             subnets: informers.of(),
+            pools: informers.of(),
             ports: informers.of(),
             groups: informers.of(),
             qualities: informers.of(),
@@ -138,6 +140,7 @@ impl Links {
             self.namespaces.synced(),
             self.network_objects.synced(),
             self.subnets.synced(),
+            self.pools.synced(),
             self.ports.synced(),
             self.groups.synced(),
             self.qualities.synced(),
@@ -154,6 +157,8 @@ impl Links {
         self.synced().await;
         self.queue.feed(&self.network_objects, |network| [Work::Network(ObjectKey::of(network))]);
         self.queue.feed(&self.subnets, |subnet| [network_key(subnet.namespace(), &subnet.spec.network)]);
+        // In which scope its addresses are says which networks routers lead to.
+        self.queue.feed(&self.pools, |_| [Work::Routers]);
         // Who is in a group may count on every network of the project.
         let all = self.clone();
         let of_port = move |port: &Port| {
@@ -236,6 +241,7 @@ impl Links {
             routers: self.routers.list(),
             ports: self.ports.list(),
             subnets: self.subnets.list(),
+            pools: self.pools.list(),
             networks: self.network_objects.list(),
             floating: self.floating.list(),
         };

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt;
 use yunfan_network::{ExternalSide, FloatingAddress, PortForward, Protocol, RouterConfig, RouterInterface};
-use yunfan_resources::network::{FloatingIp, ForwardedProtocol, HostRoute, Network, Port, Router, Subnet};
+use yunfan_resources::network::{
+    FloatingIp, ForwardedProtocol, HostRoute, Network, Port, Router, Subnet, SubnetPool, network_place,
+};
 
 /// What there is of objects, as far as routers have to do with it.
 pub(crate) struct Objects {
     pub(crate) routers: Vec<Arc<Router>>,
     pub(crate) ports: Vec<Arc<Port>>,
     pub(crate) subnets: Vec<Arc<Subnet>>,
+    pub(crate) pools: Vec<Arc<SubnetPool>>,
     pub(crate) networks: Vec<Arc<Network>>,
     pub(crate) floating: Vec<Arc<FloatingIp>>,
 }
@@ -38,6 +41,7 @@ pub(crate) fn routers(
             {
                 let network_uid = network.uid().unwrap_or_default();
                 match interfaces.iter_mut().find(|interface| interface.network_uid == network_uid) {
+                    // Of one network all are in the same scopes.
                     Some(interface) => {
                         interface.subnets.extend(&place.subnets);
                         interface.addresses.extend(&place.addresses);
@@ -121,6 +125,7 @@ fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, RouterInterf
             addresses: vec![],
             subnets6: vec![],
             addresses6: vec![],
+            scopes: [false, true].map(|six| scope(objects, network, six)),
         };
         for range in ranges {
             match range {
@@ -137,6 +142,22 @@ fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, RouterInterf
         all.push((network.clone(), place));
     }
     all
+}
+
+/// The scope that a network's addresses of a version are in, by its place; all of them are of pools of one.
+fn scope(objects: &Objects, network: &Network, six: bool) -> Option<String> {
+    let namespace = network.namespace().unwrap_or_default();
+    let mut subnets = objects.subnets.iter().filter(|subnet| {
+        subnet.namespace().as_ref() == Some(&namespace) && subnet.spec.network == network.name_any()
+    });
+    subnets.find_map(|subnet| {
+        let (owner, name) = network_place(&namespace, subnet.spec.subnet_pool.as_deref()?);
+        let mut pools = objects.pools.iter();
+        let pool = pools.find(|it| it.namespace().as_deref() == Some(owner) && it.name_any() == name)?;
+        let scope = pool.spec.address_scope.as_deref().filter(|_| pool.spec.is_of_ipv6() == six)?;
+        let (owner, name) = network_place(owner, scope);
+        Some(format!("{owner}/{name}"))
+    })
 }
 
 fn external(
@@ -276,6 +297,7 @@ mod tests {
                 port("far", "other", "10.9.0.2"),
             ],
             subnets: vec![],
+            pools: vec![],
             networks: vec![],
             floating: vec![Arc::new(serde_json::from_value(object("f", spec)).expect("a floating IP"))],
         };

@@ -47,7 +47,7 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
     })?;
     inside.set_up(1)?;
     // Rules first: what is inside never leaves under its own address, not even for a moment.
-    let (scope, rules) = (router.name.clone(), rules(config));
+    let (scope, rules) = (router.name.clone(), rules(config) + &scopes(names, config));
     router.run(move || nft::apply(&scope, &rules))?;
     let mut wanted: BTreeSet<String> = ["lo".to_owned()].into();
     for (at, (interface, network)) in config.interfaces.iter().zip(networks).enumerate() {
@@ -394,6 +394,38 @@ fn rules(config: &RouterConfig) -> String {
 ",
         outer = own.join(", ")
     );
+    out
+}
+
+/// What does not go from one network to another: what would leave its scope of addresses. What a floating IP leads to does, for it is translated.
+fn scopes(names: &Names, config: &RouterConfig) -> String {
+    let mut out = String::from("table inet scopes {}\ndelete table inet scopes\n");
+    let mut apart = String::new();
+    for (at, family) in ["ipv4", "ipv6"].into_iter().enumerate() {
+        for from in &config.interfaces {
+            let others = config.interfaces.iter().filter(|to| to.scopes[at] != from.scopes[at]);
+            let links: Vec<String> =
+                others.map(|to| format!("\"{}\"", names.router_link(&to.network_uid))).collect();
+            if !links.is_empty() {
+                let link = names.router_link(&from.network_uid);
+                let to = links.join(", ");
+                let _ =
+                    writeln!(apart, "    iifname \"{link}\" oifname {{ {to} }} meta nfproto {family} drop");
+            }
+        }
+    }
+    if !apart.is_empty() {
+        let _ = write!(
+            out,
+            "table inet scopes {{
+  chain forward {{
+    type filter hook forward priority filter - 1; policy accept;
+    ct status dnat accept
+{apart}  }}
+}}
+"
+        );
+    }
     out
 }
 

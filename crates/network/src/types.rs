@@ -339,6 +339,8 @@ pub struct RouterInterface {
     pub subnets6: Vec<Ipv6Net>,
     /// The router's addresses of IPv6, but for gateways'.
     pub addresses6: Vec<Ipv6Addr>,
+    /// In which scopes its addresses of IPv4 and of IPv6 are.
+    pub scopes: [Option<String>; 2],
 }
 
 /// A router's way out.

@@ -24,6 +24,7 @@ fn interface(network: &str, range: &str) -> RouterInterface {
         addresses: vec![],
         subnets6: vec![],
         addresses6: vec![],
+        scopes: [None, None],
     }
 }
 
@@ -70,6 +71,15 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     assert_eq!(ok(&here, fetch).await, "there");
     assert_eq!(ok(&there, "curl -sm2 http://10.0.0.2/").await, "here");
 
+    // From one scope of addresses into another nothing goes but by floating IPs.
+    let mut apart = router(None);
+    apart.interfaces[1].scopes[0] = Some("demo/other".into());
+    node.set_routers(vec![apart.clone()]).await.unwrap();
+    assert!(fails(&here, fetch).await && fails(&there, "curl -sm2 http://10.0.0.2/").await);
+    apart.interfaces[0].scopes[0] = Some("demo/other".into());
+    node.set_routers(vec![apart.clone()]).await.unwrap();
+    assert_eq!(ok(&here, fetch).await, "there", "both are in it");
+
     let side = |snat: bool, floating: Vec<FloatingAddress>| ExternalSide {
         address: outer(2),
         snat,
@@ -80,6 +90,11 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     node.set_routers(vec![router(Some(side(true, vec![floating])))]).await.unwrap();
     assert_eq!(from_host(outer(10)).as_deref(), Some("there"));
     assert_eq!(ok(&here, &format!("curl -sm2 http://{}/", outer(10))).await, "there", "from inside, too");
+    apart.interfaces[0].scopes[0] = None;
+    apart.external = Some(side(true, vec![floating]));
+    node.set_routers(vec![apart]).await.unwrap();
+    assert_eq!(ok(&here, &format!("curl -sm2 http://{}/", outer(10))).await, "there", "it is translated");
+    assert!(fails(&here, fetch).await);
     let host = Command::new("sh")
         .args([
             "-c",

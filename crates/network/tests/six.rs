@@ -318,6 +318,7 @@ async fn a_router_leads_between_networks_and_is_told_of() {
         addresses: vec![],
         subnets6: vec![subnet(third, None).cidr],
         addresses6: own.iter().map(|ip| ip.parse().unwrap()).collect(),
+        scopes: [None, None],
     };
     let router = RouterConfig {
         uid: ROUTER.into(),

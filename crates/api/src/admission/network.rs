@@ -11,6 +11,7 @@ mod outer;
 mod pools;
 mod qos;
 mod ranges;
+mod scopes;
 mod shares;
 
 use ipnet::IpNet;
@@ -50,6 +51,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("subnets", Operation::Delete) => unused(view, attempt, plan, "subnet"),
         ("subnetpools", Operation::Create | Operation::Update) => pools::pool(view, attempt, plan),
         ("subnetpools", Operation::Delete) => pools::unused(view, attempt, plan),
+        ("addressscopes", Operation::Create | Operation::Update) => scopes::scope(view, attempt, plan),
+        ("addressscopes", Operation::Delete) => scopes::unused(view, attempt, plan),
         ("ports", Operation::Create | Operation::Update) => {
             groups::port(view, attempt, plan)?;
             qos::user(view, attempt, plan)?;

@@ -157,6 +157,7 @@ fn view_rules() -> Vec<Value> {
             &["network.yunfan.io"],
             &[
                 "addressgroups",
+                "addressscopes",
                 "floatingips",
                 "floatingips/status",
                 "networks",
@@ -202,6 +203,7 @@ fn edit_rules() -> Vec<Value> {
             &["network.yunfan.io"],
             &[
                 "addressgroups",
+                "addressscopes",
                 "floatingips",
                 "networks",
                 "ports",
@@ -276,6 +278,7 @@ pub(crate) fn node_rules() -> Vec<Value> {
                 "qospolicies",
                 "routers",
                 "securitygroups",
+                "subnetpools",
                 "subnets",
             ],
             READ,

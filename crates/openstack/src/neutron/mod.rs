@@ -2,6 +2,7 @@
 //! refused; nothing is accepted and then left undone.
 
 mod address_groups;
+mod address_scopes;
 mod agents;
 mod availability;
 mod bulk;
@@ -77,6 +78,11 @@ pub(crate) fn router(door: Ctx) -> Router {
         )
         .route("/security-groups", get(groups::list).post(groups::create))
         .route("/security-groups/{id}", get(groups::show).put(groups::update).delete(groups::delete))
+        .route("/address-scopes", get(address_scopes::list).post(address_scopes::create))
+        .route(
+            "/address-scopes/{id}",
+            get(address_scopes::show).put(address_scopes::update).delete(address_scopes::delete),
+        )
         .route("/address-groups", get(address_groups::list).post(address_groups::create))
         .route(
             "/address-groups/{id}",
@@ -139,12 +145,14 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 51] = [
+const EXTENSIONS: [(&str, &str, &str); 55] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
+    ("address-scope", "Address scope", "Subnet pools whose addresses are told apart."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("availability_zone", "Availability Zone", "Shows the zones of networks and routers."),
     ("binding", "Port Binding", "Shows on which host a port is."),
+    ("default-subnetpools", "Default Subnetpools", "Subnets get ranges from the default subnet pool."),
     (
         "empty-string-filtering",
         "Empty String Filtering Extension",
@@ -222,7 +230,9 @@ const EXTENSIONS: [(&str, &str, &str); 51] = [
     ("qos-rules-alias", "QoS rules without their policy", "Rules are reached by their own ids."),
     ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
     ("quotas", "Quota management support", "Limits of what a project may have."),
+    ("rbac-address-scope", "Add address_scope type to RBAC", "Projects share address scopes."),
     ("rbac-policies", "RBAC Policies", "Projects share networks and QoS policies with one another."),
+    ("rbac-subnetpool", "Add subnetpool type to RBAC", "Projects share subnet pools."),
     (
         "revision-if-match",
         "If-Match constraints based on revision_number",

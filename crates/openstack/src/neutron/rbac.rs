@@ -1,25 +1,29 @@
-//! RBAC policies: which other projects may use what is one project's, networks and QoS policies. A policy here is an entry of the object that
+//! RBAC policies: which other projects may use what is one project's: networks, subnet pools, address scopes and QoS policies. A policy here is an entry of the object that
 //! it shares; of what is not shared, nothing is accepted.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use k8s_openapi::NamespaceResourceScope;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{Network, QosPolicy, Share};
+use yunfan_resources::network::{AddressScope, Network, QosPolicy, Share, Shared, SubnetPool};
 
 use super::view::{collection, with_fields};
-use super::{networks, qos};
+use super::{address_scopes, networks, qos, subnetpools};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
+use crate::ids::Kind;
 use crate::versions::{json_response, ok};
 use crate::{ids, lent};
 
 const QOS: &str = "qos_policy";
 const NETWORK: &str = "network";
+const POOL: &str = "subnetpool";
+const SCOPE: &str = "address_scope";
 const SHARED: &str = "access_as_shared";
 const EXTERNAL: &str = "access_as_external";
 
@@ -73,20 +77,24 @@ fn in_use(fault: Fault) -> Fault {
 enum Object {
     Qos(QosPolicy),
     Network(Network, String),
+    Pool(SubnetPool, String),
+    Scope(AddressScope, String),
 }
 
 impl Object {
     fn shares(&self) -> &[Share] {
         match self {
             Self::Qos(policy) => &policy.spec.shared_with,
-            Self::Network(network, _) => &network.spec.shared_with,
+            Self::Network(network, _) => network.shared_with(),
+            Self::Pool(pool, _) => pool.shared_with(),
+            Self::Scope(scope, _) => scope.shared_with(),
         }
     }
 
     fn project(&self) -> &str {
         match self {
             Self::Qos(policy) => policy.spec.project.as_deref().unwrap_or_default(),
-            Self::Network(_, project) => project,
+            Self::Network(_, project) | Self::Pool(_, project) | Self::Scope(_, project) => project,
         }
     }
 
@@ -94,6 +102,8 @@ impl Object {
         let (kind, id) = match self {
             Self::Qos(policy) => (QOS, policy.id()),
             Self::Network(network, _) => (NETWORK, network.id()),
+            Self::Pool(pool, _) => (POOL, pool.id()),
+            Self::Scope(scope, _) => (SCOPE, scope.id()),
         };
         let project = self.project();
         json!({"id": share.id, "object_type": kind, "object_id": id, "action": SHARED,
@@ -111,21 +121,32 @@ async fn owned(session: &Session) -> Result<Vec<Object>, Fault> {
     let policies = ids::list(&session.global::<QosPolicy>()).await?;
     let mut all: Vec<Object> = policies.into_iter().map(Object::Qos).collect();
     all.retain(|object| is_owned(session, object));
-    let everywhere = match session.is_admin() {
-        true => ids::list(&session.everywhere::<Network>()).await,
-        false => ids::list(&session.own::<Network>()?).await,
-    };
-    let networks = match everywhere {
-        // Admin of a project, but not of the cloud.
-        Err(fault) if fault.status == StatusCode::FORBIDDEN => ids::list(&session.own::<Network>()?).await?,
-        networks => networks?,
-    };
     let owners = lent::owners(session).await?;
-    all.extend(networks.into_iter().map(|network| {
-        let owner = owners.get(ids::namespace(&network)).cloned().unwrap_or_default();
-        Object::Network(network, owner)
-    }));
+    let owner = |namespace: &str| owners.get(namespace).cloned().unwrap_or_default();
+    let networks = own::<Network>(session).await?.into_iter();
+    all.extend(
+        networks.map(|it| (owner(ids::namespace(&it)), it)).map(|(owner, it)| Object::Network(it, owner)),
+    );
+    let pools = own::<SubnetPool>(session).await?.into_iter();
+    all.extend(pools.map(|it| (owner(ids::namespace(&it)), it)).map(|(owner, it)| Object::Pool(it, owner)));
+    let scopes = own::<AddressScope>(session).await?.into_iter();
+    all.extend(scopes.map(|it| (owner(ids::namespace(&it)), it)).map(|(owner, it)| Object::Scope(it, owner)));
     Ok(all)
+}
+
+/// What the caller's project has of a kind, or all projects.
+async fn own<K>(session: &Session) -> Result<Vec<K>, Fault>
+where
+    K: Kind + kube::Resource<Scope = NamespaceResourceScope>,
+{
+    if session.is_admin() {
+        match ids::list(&session.everywhere::<K>()).await {
+            // Admin of a project, but not of the cloud.
+            Err(fault) if fault.status == StatusCode::FORBIDDEN => {}
+            all => return all,
+        }
+    }
+    ids::list(&session.own::<K>()?).await
 }
 
 fn is_owned(session: &Session, object: &Object) -> bool {
@@ -169,6 +190,16 @@ async fn edit(
             let change = |network: &Network| changed(&network.spec.shared_with);
             Object::Network(change::edit(&networks, network, change).await?, project)
         }
+        Object::Pool(pool, project) => {
+            let pools = session.within(ids::namespace(&pool));
+            let change = |pool: &SubnetPool| changed(&pool.spec.shared_with);
+            Object::Pool(change::edit(&pools, pool, change).await?, project)
+        }
+        Object::Scope(scope, project) => {
+            let scopes = session.within(ids::namespace(&scope));
+            let change = |scope: &AddressScope| changed(&scope.spec.shared_with);
+            Object::Scope(change::edit(&scopes, scope, change).await?, project)
+        }
     })
 }
 
@@ -190,6 +221,18 @@ async fn object(session: &Session, kind: &str, id: &str) -> Result<Object, Fault
     if kind == QOS {
         return Ok(Object::Qos(qos::find(session, id).await?));
     }
+    let owners = lent::owners(session).await?;
+    let owner = |namespace: &str| owners.get(namespace).cloned().unwrap_or_default();
+    if kind == POOL {
+        let pool = subnetpools::find(session, id).await?;
+        let project = owner(ids::namespace(&pool));
+        return Ok(Object::Pool(pool, project));
+    }
+    if kind == SCOPE {
+        let scope = address_scopes::find(session, id).await?;
+        let project = owner(ids::namespace(&scope));
+        return Ok(Object::Scope(scope, project));
+    }
     let (network, context) = networks::find(session, id).await?;
     let project = context.project_of(&network).to_owned();
     Ok(Object::Network(network, project))
@@ -199,9 +242,9 @@ async fn object(session: &Session, kind: &str, id: &str) -> Result<Object, Fault
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.rbac_policy;
     let kind = fields.object_type.as_deref().ok_or_else(|| required("object_type"))?;
-    if ![QOS, NETWORK].contains(&kind) {
+    if ![QOS, NETWORK, POOL, SCOPE].contains(&kind) {
         let text = format!(
-            "object_type={kind} is not supported: of what projects have, networks and QoS policies alone are shared."
+            "object_type={kind} is not supported: networks, subnet pools, address scopes and QoS policies are what projects share."
         );
         return Err(Fault::bad(text));
     }

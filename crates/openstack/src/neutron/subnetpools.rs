@@ -6,19 +6,23 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ipnet::IpNet;
+use kube::api::Api;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{Subnet, SubnetPool, SubnetPoolSpec};
+use yunfan_resources::network::{
+    AddressScope, EVERY_PROJECT, Share, Subnet, SubnetPool, SubnetPoolSpec, network_place, network_reference,
+};
 
+use super::address_scopes;
 use super::networks::target;
 use super::view::{Context, collection, number, wants_all, with_fields};
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params, boolean, explicit};
 use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::versions::{json_response, ok};
+use crate::{ids, lent};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +55,8 @@ struct Fields {
     shared: Option<Value>,
     #[serde(default)]
     is_default: Option<Value>,
-    #[serde(default)]
-    address_scope_id: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    address_scope_id: Option<Option<String>>,
 }
 
 /// Clients write the lengths of prefixes as numbers and as text.
@@ -74,15 +78,6 @@ impl Fields {
     fn check(&self) -> Result<(), Fault> {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
         ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
-        let no = [json!(false)];
-        only("shared", self.shared.as_ref(), &no, "subnet pools are not shared between projects")?;
-        only("is_default", self.is_default.as_ref(), &no, "no subnet pool is chosen by itself")?;
-        only(
-            "address_scope_id",
-            self.address_scope_id.as_ref(),
-            &[json!("")],
-            "there are no address scopes",
-        )?;
         for prefix in self.prefixes.iter().flatten() {
             prefix.parse::<IpNet>().map_err(|_| {
                 Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IP subnet."))
@@ -122,29 +117,116 @@ impl Fields {
 /// The pool with this id, where the caller may see it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<SubnetPool, Fault> {
     let missing = || Fault::not_found("Subnet pool", id).named("SubnetPoolNotFound");
-    session.find_anywhere::<SubnetPool>(id).await?.ok_or_else(missing)
+    lent::find::<SubnetPool>(session, id).await?.ok_or_else(missing)
+}
+
+/// The pool that a new subnet is to be of: the one that is named, or the default of its version.
+pub(super) async fn chosen(
+    session: &Session,
+    id: Option<&str>,
+    default: Option<&Value>,
+    six: bool,
+) -> Result<Option<SubnetPool>, Fault> {
+    let default = boolean("use_default_subnetpool", default)?.unwrap_or_default();
+    let wrong = |why: &str| Fault::bad(format!("Bad subnets request: {why}.")).named("BadRequest");
+    match id {
+        Some(_) if default => Err(wrong("subnetpool_id and use_default_subnetpool cannot both be specified")),
+        Some(id) => find(session, id).await.map(Some),
+        None if default => {
+            let pools = lent::visible::<SubnetPool>(session, false).await?;
+            let found = pools.into_iter().find(|pool| pool.spec.is_default && pool.spec.is_of_ipv6() == six);
+            let version = if six { 6 } else { 4 };
+            found.map(Some).ok_or_else(|| wrong(&format!("No default subnetpool found for IPv{version}")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// What the API server says of scopes and defaults, in Neutron's words; `pool` and `scope` are ids.
+fn in_scope(fault: Fault, pool: &str, scope: &str) -> Fault {
+    let has = |text: &str| fault.message.contains(text);
+    if has("unique prefixes") {
+        let text = "Failed to associate address scope: subnetpools within an address scope must have unique prefixes.";
+        return Fault::conflict(text).named("AddressScopePrefixConflict");
+    }
+    if has("same address scope") {
+        let text = "Subnets of the same address family hosted on the same network must all be allocated from the same address scope.";
+        return Fault::bad(text).named("NetworkAddressScopeAffinityError");
+    }
+    if has("that the project may use") {
+        let text = format!(
+            "Illegal subnetpool association: subnetpool {pool} cannot be associated with address scope {scope}."
+        );
+        return Fault::bad(text).named("IllegalSubnetPoolAssociationToAddressScope");
+    }
+    if has("is of another version of IP than the pool") {
+        let text = format!(
+            "Illegal subnetpool association: subnetpool {pool} cannot associate with address scope {scope} because they are of different versions of IP."
+        );
+        return Fault::bad(text).named("IllegalSubnetPoolIpVersionAssociationToAddressScope");
+    }
+    if has("A default subnetpool for this IP family") {
+        let text = "Invalid input for operation: A default subnetpool for this IP family has already been set. Only one default may exist per IP family.";
+        return Fault::bad(text).named("InvalidInput");
+    }
+    fault
+}
+
+/// What the API server says of the pools of a network's subnets, in Neutron's words.
+pub(super) fn apart(fault: Fault) -> Fault {
+    if fault.message.contains("quota exceeded") && fault.message.contains("SubnetPool") {
+        return Fault::conflict("Per-tenant subnet pool prefix quota exceeded.")
+            .named("SubnetPoolQuotaExceeded");
+    }
+    if fault.message.contains("allocated from the same subnet pool") {
+        let text = "Subnets hosted on the same network must be allocated from the same subnet pool.";
+        return Fault::bad(text).named("NetworkSubnetPoolAffinityError");
+    }
+    in_scope(fault, "", "")
+}
+
+/// What subnets of a namespace call a pool.
+pub(super) fn named(namespace: &str, pool: &SubnetPool) -> String {
+    network_reference(namespace, ids::namespace(pool), ids::name(pool))
+}
+
+/// What a pool of a namespace calls the scope with this id.
+async fn scope_named(session: &Session, namespace: &str, id: &str) -> Result<String, Fault> {
+    let scope = address_scopes::find(session, id).await?;
+    Ok(network_reference(namespace, ids::namespace(&scope), ids::name(&scope)))
 }
 
 /// What a view needs of a pool's project.
 async fn context(session: &Session, pool: &SubnetPool) -> Result<Context, Fault> {
-    let elsewhere = ids::namespace(pool) != session.namespace()?;
-    Context::load(session, elsewhere).await
+    let elsewhere = session.is_admin() && ids::namespace(pool) != session.namespace()?;
+    Context::with_owners(session, elsewhere).await
+}
+
+/// A pool as Neutron shows it.
+async fn shown(session: &Session, pool: &SubnetPool) -> Result<Value, Fault> {
+    let scopes = match &pool.spec.address_scope {
+        None => Vec::new(),
+        Some(_) => lent::visible(session, session.is_admin()).await?,
+    };
+    Ok(context(session, pool).await?.pool_view(pool, &scopes))
 }
 
 /// `GET /subnetpools`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let all = wants_all(&session, &params);
-    let pools = if all { session.everywhere::<SubnetPool>() } else { session.own()? };
-    let (pools, context) = tokio::try_join!(ids::list(&pools), Context::load(&session, all))?;
-    let views = pools.iter().map(|pool| context.pool_view(pool)).collect();
+    let (pools, scopes, context) = tokio::try_join!(
+        lent::visible::<SubnetPool>(&session, all),
+        lent::visible::<AddressScope>(&session, all),
+        Context::with_owners(&session, all)
+    )?;
+    let views = pools.iter().map(|pool| context.pool_view(pool, &scopes)).collect();
     collection(&session, &params, "subnetpools", views)
 }
 
 /// `GET /subnetpools/{id}`
 pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
     let pool = find(&session, &id).await?;
-    let view = context(&session, &pool).await?.pool_view(&pool);
-    Ok(ok(&json!({"subnetpool": with_fields(&params, view)})))
+    Ok(ok(&json!({"subnetpool": with_fields(&params, shown(&session, &pool).await?)})))
 }
 
 /// `POST /subnetpools`
@@ -159,7 +241,17 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let length = |length: Option<Length>| length.map(|length| length.0);
     let name = some(fields.name);
+    let scope = fields.address_scope_id.flatten().filter(|id| !id.is_empty());
+    let address_scope = match &scope {
+        None => None,
+        Some(id) => Some(scope_named(&session, &namespace, id).await?),
+    };
+    let shared = boolean("shared", fields.shared.as_ref())?.unwrap_or_default();
+    let everybody = Share { id: None, project: EVERY_PROJECT.to_owned() };
     let spec = SubnetPoolSpec {
+        address_scope,
+        is_default: boolean("is_default", fields.is_default.as_ref())?.unwrap_or_default(),
+        shared_with: shared.then_some(everybody).into_iter().collect(),
         display_name: name.clone(),
         description: some(fields.description),
         prefixes,
@@ -171,9 +263,9 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     };
     let display = name.unwrap_or_else(|| "subnetpool".to_owned());
     let pools = session.within::<SubnetPool>(&namespace);
-    let pool = ids::create(&pools, SubnetPool::new("", spec), &display).await?;
-    let view = context(&session, &pool).await?.pool_view(&pool);
-    Ok(json_response(StatusCode::CREATED, &json!({"subnetpool": view})))
+    let made = ids::create(&pools, SubnetPool::new("", spec), &display).await;
+    let pool = made.map_err(|fault| in_scope(fault, &display, scope.as_deref().unwrap_or_default()))?;
+    Ok(json_response(StatusCode::CREATED, &json!({"subnetpool": shown(&session, &pool).await?})))
 }
 
 /// `PUT /subnetpools/{id}`: prefixes only become more, as in Neutron.
@@ -183,7 +275,17 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     if fields.project_id.is_some() || fields.tenant_id.is_some() {
         return Err(Fault::bad("Cannot update read-only attribute project_id.").named("HTTPBadRequest"));
     }
+    if fields.shared.is_some() {
+        return Err(Fault::bad("Attribute 'shared' not allowed in PUT"));
+    }
     let pool = find(&session, &id).await?;
+    let scope = match &fields.address_scope_id {
+        None => None,
+        Some(Some(id)) if !id.is_empty() => {
+            Some(json!(scope_named(&session, ids::namespace(&pool), id).await?))
+        }
+        Some(_) => Some(Value::Null),
+    };
     fields.check_lengths(pool.spec.is_of_ipv6())?;
     if let Some(wanted) = &fields.prefixes {
         let nets: Vec<IpNet> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
@@ -203,9 +305,13 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("defaultLength", length(fields.default_prefixlen))
         .set("minLength", length(fields.min_prefixlen))
         .set("maxLength", length(fields.max_prefixlen))
+        .set("isDefault", boolean("is_default", fields.is_default.as_ref())?)
+        .set("addressScope", scope)
         .set("quota", fields.default_quota);
-    let pool = changes.apply(&session.within(ids::namespace(&pool)), &pool).await?;
-    Ok(ok(&json!({"subnetpool": context(&session, &pool).await?.pool_view(&pool)})))
+    let changed = changes.apply(&session.within(ids::namespace(&pool)), &pool).await;
+    let named = fields.address_scope_id.flatten().unwrap_or_default();
+    let pool = changed.map_err(|fault| in_scope(fault, &id, &named))?;
+    Ok(ok(&json!({"subnetpool": shown(&session, &pool).await?})))
 }
 
 #[derive(Deserialize)]
@@ -262,8 +368,8 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let pools = session.within::<SubnetPool>(ids::namespace(&pool));
     match pools.delete(ids::name(&pool), &change::deletion(&pool)?).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let text = format!("Unable to complete operation on subnet pool {id}. {}", status.message);
-            Err(Fault::conflict(text).named("SubnetPoolDeleteError"))
+            let text = format!("Unable to delete subnet pool: {}", status.message);
+            Err(Fault::bad(text).named("SubnetPoolDeleteError"))
         }
         other => {
             other?;
@@ -328,14 +434,23 @@ fn numbered(prefix: IpNet, first: u128, length: u8) -> Result<IpNet, Fault> {
 
 /// The ranges that subnets have of a pool.
 pub(super) async fn ranges(session: &Session, pool: &SubnetPool) -> Result<Vec<IpNet>, Fault> {
-    let subnets = ids::list(&session.within::<Subnet>(ids::namespace(pool))).await?;
-    let of = subnets.iter().filter(|subnet| subnet.spec.subnet_pool.as_deref() == Some(ids::name(pool)));
+    let place = (ids::namespace(pool), ids::name(pool));
+    // Those of other projects are not the caller's to see, but taken.
+    let lent = !pool.spec.shared_with.is_empty();
+    let subnets: Api<Subnet> =
+        if lent { Api::all(session.door.system.clone()) } else { session.within(place.0) };
+    let subnets = ids::list(&subnets).await?;
+    let named = |subnet: &Subnet| {
+        let pool = subnet.spec.subnet_pool.as_deref();
+        pool.is_some_and(|pool| network_place(ids::namespace(subnet), pool) == place)
+    };
+    let of = subnets.iter().filter(|subnet| named(subnet));
     Ok(of.filter_map(|subnet| subnet.spec.cidr.parse().ok()).collect())
 }
 
 impl Context {
     /// A pool as Neutron shows it.
-    fn pool_view(&self, pool: &SubnetPool) -> Value {
+    fn pool_view(&self, pool: &SubnetPool, scopes: &[AddressScope]) -> Value {
         let spec = &pool.spec;
         let (shortest, longest) = spec.lengths();
         let view = json!({
@@ -344,15 +459,17 @@ impl Context {
             // Text, as Neutron writes them.
             "default_prefixlen": spec.usual_length().to_string(), "min_prefixlen": shortest.to_string(),
             "max_prefixlen": longest.to_string(),
-            "default_quota": spec.quota, "shared": false, "is_default": false, "address_scope_id": null,
+            "default_quota": spec.quota, "shared": self.is_for_caller(pool), "is_default": spec.is_default,
+            "address_scope_id": address_scopes::scope_id(pool, scopes),
         });
         let mut view = self.with_base(pool, view);
         view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());
         view
     }
 
-    /// The id of a project's pool.
+    /// The id of the pool that objects of a namespace call so.
     pub(super) fn pool_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let (namespace, name) = network_place(namespace, name);
         let mut all = self.pools().iter();
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
     }

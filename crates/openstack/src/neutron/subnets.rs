@@ -101,12 +101,6 @@ impl Fields {
         if let Some(Some(gateway)) = &self.gateway_ip {
             address("gateway_ip", gateway)?;
         }
-        only(
-            "use_default_subnetpool",
-            self.use_default_subnetpool.as_ref(),
-            &no,
-            "no subnet pool is chosen by itself",
-        )?;
         self.modes()?;
         only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
         for kind in self.service_types.iter().flatten() {
@@ -280,10 +274,12 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"))
     };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
-    let pool = match &fields.subnetpool_id {
-        Some(id) => Some(subnetpools::find(session, id).await?),
-        None => None,
+    let six = match &fields.cidr {
+        Some(cidr) => cidr.contains(':'),
+        None => fields.version()? == Some(6),
     };
+    let (id, default) = (fields.subnetpool_id.as_deref(), fields.use_default_subnetpool.as_ref());
+    let pool = subnetpools::chosen(session, id, default, six).await?;
     if fields.prefixlen.is_some() && (fields.cidr.is_some() || pool.is_none()) {
         return Err(Fault::bad("prefixlen: it is for a range of a subnet pool, where no cidr is given."));
     }
@@ -304,7 +300,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
             &[],
             "external networks have IPv4 alone: IPv6 goes between the networks of a router",
         )?;
-        let of = fields.subnetpool_id.map(Value::from);
+        let of = pool.as_ref().map(|pool| json!(pool.id()));
         only("subnetpool_id", of.as_ref(), &[], "external networks have ranges of their own")?;
         let types = fields.service_types.map(|all| json!(all));
         only("service_types", types.as_ref(), &[json!([])], "external networks have no ports of tenants")?;
@@ -320,9 +316,6 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     }
     let (network, context) = networks::find(session, network_id).await?;
     check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
-    if pool.as_ref().is_some_and(|pool| ids::namespace(pool) != ids::namespace(&network)) {
-        return Err(Fault::bad("subnetpool_id: the pool is of another project than the network."));
-    }
     let (ra_mode, address_mode) = fields.modes()?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = SubnetSpec {
@@ -338,7 +331,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         enable_dhcp: fields.enable_dhcp.unwrap_or(true),
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
         service_types: fields.service_types.unwrap_or_default(),
-        subnet_pool: pool.as_ref().map(|pool| ids::name(pool).to_owned()),
+        subnet_pool: pool.as_ref().map(|pool| subnetpools::named(ids::namespace(&network), pool)),
         ra_mode,
         address_mode,
         tags: Vec::new(),
@@ -368,7 +361,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
             ))
             .named("InvalidInput");
         }
-        fault
+        subnetpools::apart(fault)
     })?;
     if subnet.spec.is_automatic() {
         give(session, &subnet).await;
@@ -546,7 +539,6 @@ mod tests {
             r#"{"gateway_ip": "gate"}"#,
             r#"{"host_routes": [{"destination": "far", "nexthop": "10.0.0.1"}]}"#,
             r#"{"prefixlen": 129}"#,
-            r#"{"use_default_subnetpool": true}"#,
             r#"{"dns_nameservers": ["dns.example"]}"#,
             r#"{"allocation_pools": [{"start": "10.0.0.2"}]}"#,
         ] {

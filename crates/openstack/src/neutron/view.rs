@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::network::{
-    AddressGroup, ExternalNetwork, Network, QosPolicy, SecurityGroup, Subnet, SubnetPool, Tagged,
-    is_shared_with, network_place,
+    AddressGroup, AddressScope, ExternalNetwork, Network, QosPolicy, SecurityGroup, Shared, Subnet,
+    SubnetPool, Tagged, is_shared_with, network_place,
 };
 
+use super::address_scopes::scope_id;
 use super::{pages, tags};
 use crate::auth::Session;
 use crate::body::Params;
@@ -37,6 +38,8 @@ pub(super) struct Context {
     address_groups: Vec<AddressGroup>,
     /// Only where a subnet is of one.
     pools: Vec<SubnetPool>,
+    /// Only where a pool is in one.
+    scopes: Vec<AddressScope>,
 }
 
 impl Context {
@@ -76,8 +79,11 @@ impl Context {
         }
         let pools = match subnets.iter().any(|subnet| subnet.spec.subnet_pool.is_some()) {
             false => Vec::new(),
-            true if all => ids::list(&session.everywhere()).await?,
-            true => ids::list(&session.own()?).await?,
+            true => lent::visible::<SubnetPool>(session, all).await?,
+        };
+        let scopes = match pools.iter().any(|pool| pool.spec.address_scope.is_some()) {
+            false => Vec::new(),
+            true => lent::visible::<AddressScope>(session, all).await?,
         };
         let spoken_of =
             |group: &SecurityGroup| group.spec.rules.iter().any(|rule| rule.remote_address_group.is_some());
@@ -87,7 +93,25 @@ impl Context {
             true => ids::list(&session.own()?).await?,
         };
         let caller = session.project_id().to_owned();
-        Ok(Self { caller, projects, networks, subnets, groups, externals, policies, address_groups, pools })
+        Ok(Self {
+            caller,
+            projects,
+            networks,
+            subnets,
+            groups,
+            externals,
+            policies,
+            address_groups,
+            pools,
+            scopes,
+        })
+    }
+
+    /// As [`Self::load`], and whose what is that other projects share.
+    pub(super) async fn with_owners(session: &Session, all: bool) -> Result<Self, Fault> {
+        let mut context = Self::load(session, all).await?;
+        context.projects.extend(lent::owners(session).await?);
+        Ok(context)
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -136,6 +160,26 @@ impl Context {
 
     pub(super) fn pools(&self) -> &[SubnetPool] {
         &self.pools
+    }
+
+    /// The ids of the scopes that a network's addresses of IPv4 and of IPv6 are in.
+    fn scopes_of(&self, network: &Network) -> [Option<String>; 2] {
+        let (namespace, name) = (ids::namespace(network), ids::name(network));
+        [false, true].map(|six| {
+            let mut subnets =
+                self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
+            subnets.find_map(|subnet| {
+                let (owner, name) = network_place(namespace, subnet.spec.subnet_pool.as_deref()?);
+                let mut pools = self.pools.iter();
+                let pool = pools.find(|it| ids::namespace(*it) == owner && ids::name(*it) == name)?;
+                (pool.spec.is_of_ipv6() == six).then(|| scope_id(pool, &self.scopes)).flatten()
+            })
+        })
+    }
+
+    /// Whether something is shared with the caller's project.
+    pub(super) fn is_for_caller(&self, object: &impl Shared) -> bool {
+        is_shared_with(object.shared_with(), &self.caller)
     }
 
     pub(super) fn address_groups(&self) -> &[AddressGroup] {
@@ -222,12 +266,13 @@ impl Context {
         let subnets =
             self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
         let up = network.spec.admin_state_up.unwrap_or(true);
+        let [scope, scope6] = self.scopes_of(network);
         let view = json!({
             "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": up,
             "status": if up { "ACTIVE" } else { "DOWN" },
             "shared": is_shared_with(&network.spec.shared_with, &self.caller), "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
             "port_security_enabled": network.spec.port_security_enabled.unwrap_or(true),
-            "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
+            "availability_zones": [], "ipv4_address_scope": scope, "ipv6_address_scope": scope6,
             "subnets": subnets.map(Identified::id).collect::<Vec<_>>(),
             "qos_policy_id": network.spec.qos_policy.as_deref().and_then(|name| self.policy_id(name)),
         });

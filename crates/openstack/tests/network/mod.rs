@@ -8,6 +8,7 @@ mod found;
 pub(crate) mod outer;
 mod outside;
 mod qos;
+mod scopes;
 mod shared;
 mod six;
 

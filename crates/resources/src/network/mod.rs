@@ -13,6 +13,7 @@ mod forwarding;
 mod pool;
 mod qos;
 mod router;
+mod scope;
 mod security;
 mod share;
 
@@ -26,11 +27,14 @@ pub use router::{
     OuterDevice, ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
 };
 
+pub use scope::{AddressScope, AddressScopeSpec};
 pub use security::{
     DEFAULT_GROUP, Direction, EtherType, RuleFault, SecurityGroup, SecurityGroupRule, SecurityGroupSpec,
     default_group,
 };
-pub use share::{EVERY_PROJECT, SHARED_LABEL, Share, is_shared_with, network_place, network_reference};
+pub use share::{
+    EVERY_PROJECT, SHARED_LABEL, Share, Shared, is_shared_with, network_place, network_reference,
+};
 
 /// A tenant's own layer-2 network; isolated from every other one, so addresses may overlap.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -176,7 +180,7 @@ pub struct SubnetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(min = 1, max = 255)))]
     pub service_types: Vec<String>,
-    /// `metadata.name` of the SubnetPool, in the same namespace, that the range is of.
+    /// `metadata.name` of the SubnetPool that the range is of, in the same namespace; one that is shared with the project as `NAMESPACE/NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet_pool: Option<String>,
     /// Free words to find it by.

@@ -4,6 +4,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Share;
+
 /// Ranges that Subnets get theirs from, so that no two of a project overlap.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -43,9 +45,19 @@ pub struct SubnetPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 8, max = 128))]
     pub max_length: Option<u8>,
-    /// How many addresses, of IPv6 how many /64s, all Subnets of the pool have at most; any number when it is not given.
+    /// How many addresses, of IPv6 how many /64s, all Subnets of the pool in one namespace have at most; any number when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u32>,
+    /// `metadata.name` of the AddressScope that it is in, in the same namespace; one that is shared with the project as `NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_scope: Option<String>,
+    /// Whether Subnets are of it that ask for the default pool; of each version one is. An administrator says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_default: bool,
+    /// Which other projects may have Subnets of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub shared_with: Vec<Share>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// In [`Share::project`]: all projects.
 pub const EVERY_PROJECT: &str = "*";
-/// The label of Networks that other projects may use, so that they are found among all.
+/// The label of Networks, SubnetPools and AddressScopes that other projects may use, so that they are found among all.
 pub const SHARED_LABEL: &str = "network.yunfan.io/shared";
 
 /// A project that may use what is another's.
@@ -18,6 +18,23 @@ pub struct Share {
     /// The project's id, or `*` for all.
     pub project: String,
 }
+
+/// What says itself which other projects may use it.
+pub trait Shared {
+    /// They.
+    fn shared_with(&self) -> &[Share];
+}
+
+macro_rules! shared {
+    ($($kind:ty),* $(,)?) => {$(
+        impl Shared for $kind {
+            fn shared_with(&self) -> &[Share] {
+                &self.spec.shared_with
+            }
+        }
+    )*};
+}
+shared!(super::AddressScope, super::Network, super::QosPolicy, super::SubnetPool);
 
 /// Whether one of these names a project, or all.
 pub fn is_shared_with(shares: &[Share], project: &str) -> bool {

@@ -20,8 +20,9 @@ use crate::cache::Entry;
 
 const PLURAL: &str = "networks";
 
-fn shares(network: &Value) -> Vec<Share> {
-    serde_json::from_value(network["spec"]["sharedWith"].clone()).unwrap_or_default()
+/// Whom an object is shared with.
+pub(super) fn shares(object: &Value) -> Vec<Share> {
+    serde_json::from_value(object["spec"]["sharedWith"].clone()).unwrap_or_default()
 }
 
 /// The Ports on a Network, whatever namespace they are in: on one that is shared with nobody, in its own.
@@ -39,10 +40,10 @@ pub(super) fn ports_on(view: &View<'_>, owner: &str, network: &str) -> Vec<Arc<E
 
 /// Whether Ports of the writer's namespace may be on a Network. Who writes them is asked for the Ports; whose Network it is has said
 /// who else may have some there.
-pub(super) fn may_use(view: &View<'_>, attempt: &Attempt<'_>, owner: &str, network: &Value) -> bool {
+pub(super) fn may_use(view: &View<'_>, attempt: &Attempt<'_>, owner: &str, object: &Value) -> bool {
     owner == attempt.namespace
         || qos::project_of(view, attempt.namespace)
-            .is_some_and(|project| is_shared_with(&shares(network), &project))
+            .is_some_and(|project| is_shared_with(&shares(object), &project))
 }
 
 /// A router's place is on a Network of its own project.
@@ -113,29 +114,45 @@ pub(super) fn retires(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePl
     Ok(())
 }
 
-/// Shares have ids and are there once; for all projects, who may change all Networks shares one; those that use a Network keep it.
+/// Those that use a Network keep it.
 pub(super) fn network(
     view: &View<'_>,
     attempt: &mut Attempt<'_>,
     plan: &mut WritePlan,
 ) -> Result<(), Refusal> {
+    match said(view, attempt, PLURAL)? {
+        Some((before, now)) => still_for(view, attempt, plan, &before, &now),
+        None => Ok(()),
+    }
+}
+
+/// Whom an object was shared with, and whom it is then.
+pub(super) type Said = (Vec<Share>, Vec<Share>);
+
+/// Whom an object was shared with, and is then: shares have ids and are there once; for all projects, who may change all objects of the
+/// kind shares one. What the schema refuses is told by its own words later.
+pub(super) fn said(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    plural: &str,
+) -> Result<Option<Said>, Refusal> {
     let Ok(mut now) = serde_json::from_value::<Vec<Share>>(match &attempt.object["spec"]["sharedWith"] {
         Value::Null => json!([]),
         shares => shares.clone(),
     }) else {
-        return Ok(());
+        return Ok(None);
     };
     let before = attempt.old.map(shares).unwrap_or_default();
     let mut projects = HashSet::new();
     for (index, share) in now.iter_mut().enumerate() {
         let field = format!("spec.sharedWith[{index}].project");
         if !projects.insert(share.project.clone()) {
-            let why = "the Network is shared with it already";
+            let why = "it is shared with that project already";
             return Err(attempt.invalid(FieldError::invalid(field, share.project.clone(), why)));
         }
         let is_new = !before.iter().any(|old| old.project == share.project);
-        if share.project == EVERY_PROJECT && is_new && !attempt.system && !may_change_all(view, attempt) {
-            return Err(attempt.forbidden("only an administrator shares a Network with all projects"));
+        if share.project == EVERY_PROJECT && is_new && !may_change_all(view, attempt, plural) {
+            return Err(attempt.forbidden("only an administrator shares something with all projects"));
         }
         if share.id.as_ref().is_none_or(String::is_empty) {
             share.id = Some(uuid::Uuid::new_v4().to_string());
@@ -154,12 +171,19 @@ pub(super) fn network(
     if !now.is_empty() {
         attempt.object["spec"]["sharedWith"] = json!(now);
     }
-    still_for(view, attempt, plan, &before, &now)
+    Ok(Some((before, now)))
 }
 
-fn may_change_all(view: &View<'_>, attempt: &Attempt<'_>) -> bool {
-    let asked = Attributes::resource(attempt.user, "update", GROUP, PLURAL);
-    view.judge.authorize_here(&Attributes { version: "v1", ..asked }).is_allowed()
+/// Whether the writer may change all objects of a kind.
+pub(super) fn may_change_all(view: &View<'_>, attempt: &Attempt<'_>, plural: &str) -> bool {
+    let asked = Attributes::resource(attempt.user, "update", GROUP, plural);
+    attempt.system || view.judge.authorize_here(&Attributes { version: "v1", ..asked }).is_allowed()
+}
+
+/// Whether objects of a namespace may no longer use what is another's, and might before.
+pub(super) fn loses(view: &View<'_>, namespace: &str, before: &[Share], now: &[Share]) -> bool {
+    qos::project_of(view, namespace)
+        .is_some_and(|project| is_shared_with(before, &project) && !is_shared_with(now, &project))
 }
 
 fn still_for(
