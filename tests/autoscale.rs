@@ -132,6 +132,7 @@ fn scraped(cloud: &Cloud, pod: &str) {
         if said.lines().any(of_pod) { Ok(()) } else { Err(said) }
     });
     assert!(ask("/metrics", &token).contains("kubelet_running_pods "));
+    assert!(ask("/metrics/probes", &token).contains("# TYPE prober_probe_total counter"));
     assert!(ask("/pods", &token).ends_with("403"), "metrics are not all of a node");
     assert!(ask("/containerLogs/default/x/c", &token).ends_with("401"));
 }

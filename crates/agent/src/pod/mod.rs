@@ -43,6 +43,7 @@ mod status;
 mod storage;
 pub(crate) mod tenant;
 mod tokens;
+pub(crate) mod tries;
 mod volumes;
 mod watchers;
 
@@ -154,6 +155,7 @@ struct Local {
     linked: bool,
     /// By name, the id of the image that the Pod showed a credential for.
     images: HashMap<String, String>,
+    tries: Arc<tries::Tries>,
 }
 
 impl Local {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -12,6 +12,7 @@ use yunfan_runtime::{ContainerId, Runtime};
 
 use super::grpc;
 use super::http::{self, Reach};
+use super::tries::Tries;
 
 /// What probes say who they are.
 pub(crate) const AGENT: &str = "kube-probe/1.36";
@@ -21,7 +22,7 @@ const MOST_REDIRECTS: usize = 10;
 const LONGEST_OUTPUT: usize = 1024;
 
 /// Which of a container's probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Which {
     Startup,
     Readiness,
@@ -62,6 +63,8 @@ pub(crate) struct Target {
     pub(crate) started_at: Option<SystemTime>,
     /// What an agent before this one has found out about the same run.
     pub(crate) before: Before,
+    /// Where the tries are counted.
+    pub(crate) tries: Arc<Tries>,
 }
 
 /// What is known about a run when its probes begin: nothing, but after a restart of the agent.
@@ -97,7 +100,11 @@ impl<'a> Prober<'a> {
 
     /// Tries once and counts. Returns false when nobody listens any more.
     async fn attempt(&mut self) -> bool {
-        match attempt(self.target, self.probe).await {
+        let began = Instant::now();
+        let result = attempt(self.target, self.probe).await;
+        let name = &self.target.container.name;
+        self.target.tries.note(name, self.which, result.is_ok(), began.elapsed());
+        match result {
             Ok(None) => (self.good, self.bad) = (self.good + 1, 0),
             Ok(Some(doubt)) => {
                 (self.good, self.bad) = (self.good + 1, 0);

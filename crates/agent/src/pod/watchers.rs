@@ -39,6 +39,7 @@ impl Pods {
                 started_at: run.started_at,
                 runtime: self.runtime.clone(),
                 before,
+                tries: self.tries(&uid),
             };
             self.remember(&uid, |local| {
                 if local.probes.get(&container.name).is_some_and(|(of, _)| *of == attempt) {
@@ -110,6 +111,7 @@ impl Pods {
                 started_at: run.started_at,
                 runtime: self.runtime.clone(),
                 before: Before { started: true, ready: ready.get(part.name()) == Some(&true) },
+                tries: self.tries(&uid),
             };
             let (one, told) = mpsc::channel(8);
             let (sender, name) = (sender.clone(), part.name().to_owned());

@@ -18,11 +18,12 @@ use super::refuse;
 
 /// The paths that tokens open, each with the part of `nodes` that one must have a right to. What else the agent does is for the cloud's
 /// own components alone.
-pub(super) const OPEN: [(&str, &str); 7] = [
+pub(super) const OPEN: [(&str, &str); 8] = [
     ("/logs/", "log"),
     ("/logs/{*path}", "log"),
     ("/metrics", "metrics"),
     ("/metrics/cadvisor", "metrics"),
+    ("/metrics/probes", "metrics"),
     ("/metrics/resource", "metrics"),
     ("/pods", "pods"),
     ("/stats/summary", "stats"),

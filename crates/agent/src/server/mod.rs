@@ -100,6 +100,7 @@ fn routes() -> Vec<Route<Api>> {
         route("/stats/summary", get(stats::summary)),
         route("/metrics", get(stats::own)),
         route("/metrics/cadvisor", get(stats::cadvisor)),
+        route("/metrics/probes", get(stats::probes)),
         route("/metrics/resource", get(stats::resource)),
         route("/pods", get(pods)),
         route("/logs/", get(node_logs::root)),

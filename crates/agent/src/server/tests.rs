@@ -95,7 +95,7 @@ async fn a_token_opens_what_its_user_has_a_right_to() {
         app().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
     };
     for (token, open) in [
-        ("scraper", &["/metrics", "/metrics/cadvisor", "/metrics/resource"][..]),
+        ("scraper", &["/metrics", "/metrics/cadvisor", "/metrics/probes", "/metrics/resource"][..]),
         ("keeper", &bearer::OPEN.map(|(path, _)| path)[..]),
         ("reader", &["/logs/", "/logs/{*path}"]),
         ("stranger", &[]),

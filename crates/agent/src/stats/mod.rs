@@ -204,6 +204,11 @@ pub(crate) async fn own(State(api): State<Api>) -> Response {
     prometheus(text::own(&api.stats.node, &api.stats.seen(), &volumes, &api.workloads.ends()))
 }
 
+/// `GET /metrics/probes`: how the tries of Pods' probes went.
+pub(crate) async fn probes(State(api): State<Api>) -> Response {
+    prometheus(text::probes(&api.workloads.probed()))
+}
+
 fn prometheus(text: String) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

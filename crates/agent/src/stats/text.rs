@@ -9,6 +9,7 @@ use super::host::Traffic;
 use super::summary::Disk;
 use super::volumes::Used;
 use crate::pod::ContainerEnd;
+use crate::pod::tries::{self, Probed};
 
 /// What one line is about, and its number.
 type Sample = (String, f64);
@@ -264,6 +265,58 @@ pub(super) fn own(node: &str, seen: &Seen, volumes: &[Used], ends: &BTreeMap<Con
     ])
 }
 
+/// All metrics of `/metrics/probes`.
+pub(super) fn probes(all: &[Probed]) -> String {
+    let totals = all.iter().flat_map(|one| {
+        let kind = one.which.name().to_owned();
+        let results = [("failed", one.count.failed), ("successful", one.count.good)];
+        results.into_iter().filter(|(_, times)| *times > 0).map(move |(result, times)| {
+            let labels = [
+                ("container", &one.container),
+                ("namespace", &one.namespace),
+                ("pod", &one.pod),
+                ("pod_uid", &one.uid),
+                ("probe_type", &kind),
+                ("result", &result.to_owned()),
+            ];
+            (labelled(&labels), times as f64)
+        })
+    });
+    let mut durations = Vec::new();
+    for one in all.iter().filter(|one| one.count.good > 0) {
+        let (kind, count) = (one.which.name().to_owned(), &one.count);
+        let of = |end: &str, row: Option<&String>, value: f64| {
+            let known = [
+                ("container", &one.container),
+                ("namespace", &one.namespace),
+                ("pod", &one.pod),
+                ("probe_type", &kind),
+            ];
+            let labels: Vec<_> = known.into_iter().chain(row.map(|row| ("le", row))).collect();
+            (format!("_{end}{}", labelled(&labels)), value)
+        };
+        let rows = tries::ROWS.iter().map(f64::to_string).zip(count.rows);
+        let rows = rows.chain([("+Inf".to_owned(), count.good)]);
+        durations.extend(rows.map(|(row, times)| of("bucket", Some(&row), times as f64)));
+        durations.push(of("sum", None, count.took.as_secs_f64()));
+        durations.push(of("count", None, count.good as f64));
+    }
+    written([
+        (
+            "prober_probe_duration_seconds",
+            "histogram",
+            "Duration in seconds for a probe response.",
+            durations,
+        ),
+        (
+            "prober_probe_total",
+            "counter",
+            "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+            totals.collect(),
+        ),
+    ])
+}
+
 /// Labels as they stand behind a name. What is in them here are names of objects, which need no escaping.
 fn labelled(labels: &[(&str, &String)]) -> String {
     let all: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
@@ -275,6 +328,7 @@ mod tests {
     use super::super::tests::looks;
     use super::super::{Container, PodUse};
     use super::*;
+    use crate::pod::tries::Which;
     use yunfan_runtime::ContainerId;
 
     #[test]
@@ -306,5 +360,31 @@ mod tests {
             assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
         }
         assert!(!text.contains("\nnode_cpu_usage_seconds_total "), "{text}");
+    }
+
+    #[test]
+    fn probes_are_told_by_pod_and_kind() {
+        let mut rows = [2; tries::ROWS.len()];
+        rows[0] = 1;
+        let count = tries::Count { failed: 3, good: 2, took: Duration::from_millis(12), rows };
+        let text = probes(&[Probed {
+            namespace: "n".into(),
+            pod: "p".into(),
+            uid: "u".into(),
+            container: "c".into(),
+            which: Which::Readiness,
+            count,
+        }]);
+        let (of, whole) = ("container=\"c\",namespace=\"n\",pod=\"p\"", "probe_type=\"Readiness\"");
+        for line in [
+            format!("prober_probe_total{{{of},pod_uid=\"u\",{whole},result=\"failed\"}} 3"),
+            format!("prober_probe_total{{{of},pod_uid=\"u\",{whole},result=\"successful\"}} 2"),
+            format!("prober_probe_duration_seconds_bucket{{{of},{whole},le=\"0.005\"}} 1"),
+            format!("prober_probe_duration_seconds_bucket{{{of},{whole},le=\"+Inf\"}} 2"),
+            format!("prober_probe_duration_seconds_sum{{{of},{whole}}} 0.012"),
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
+        }
+        assert!(!probes(&[]).contains('{'));
     }
 }
