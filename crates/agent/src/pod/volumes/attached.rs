@@ -405,7 +405,7 @@ mod tests {
         let attached = Attached::new(dir.path(), "test");
         assert_eq!(attached.attach("v", "p2", &source, None).await.unwrap(), at);
         assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
-        attached.release("p1").await.unwrap();
+        let_go(&attached, "p1").await;
         assert!(mounted(&at).is_some() && attached.is_used("v"));
         let mut users = attached.users();
         users.sort();
@@ -417,7 +417,8 @@ mod tests {
         // The data are there again, and as a device.
         let at = attached.attach("v", "p3", &source, None).await.unwrap();
         assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
-        attached.release("p3").await.unwrap();
+        let_go(&attached, "p3").await;
+        no_loops(&file).await;
         let device = |read_only| Source::Device { file: file.clone(), read_only };
         let plain = attached.attach("v", "p4", &device(false), None).await.unwrap();
         assert_eq!(loops_below(&file), [plain.to_str().unwrap()]);
@@ -500,11 +501,11 @@ mod tests {
             // Not everyone who may mount may do this.
             Err(what) => assert!(what.to_string().contains("Permission denied"), "{what}"),
         }
-        attached.release("p1").await.unwrap();
+        let_go(&attached, "p1").await;
         attached.attach("v", "p2", &source, None).await.unwrap();
         assert!(blocks() > before * 2);
         attached.grow("v", &file).await.unwrap();
-        attached.release("p2").await.unwrap();
+        let_go(&attached, "p2").await;
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
     }
 
@@ -523,13 +524,13 @@ mod tests {
         assert_eq!(mounted(&at).as_deref(), device.to_str());
         assert_eq!(std::fs::metadata(&at).unwrap().gid(), 1234);
         std::fs::write(at.join("note"), "kept").unwrap();
-        attached.release("p1").await.unwrap();
+        let_go(&attached, "p1").await;
         // What is there is not made anew, and not taken for what it is not.
         let at = attached.attach("l", "p2", &source("ext4"), None).await.unwrap();
         assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
-        attached.release("p2").await.unwrap();
+        let_go(&attached, "p2").await;
         attached.attach("l", "p3", &source("vfat"), None).await.unwrap_err();
-        attached.release("p3").await.unwrap();
+        let_go(&attached, "p3").await;
         release_loops(&file).unwrap();
         // A directory stays, whoever has it.
         let own = dir.path().join("own");
